@@ -1,0 +1,219 @@
+// Grouped-query attention over paged keys and values, softmax span by span.
+//
+// Keys are read with keys in lanes (score = q[0] k[0] + q[1] k[1] + ... channel after channel), values with channels
+// in lanes (key after key); float32 throughout, KV converted as it is read. Each span of 256 keys has its own maximum
+// and sum; spans are combined in the order of their positions. Every figure is therefore the same whether a query
+// comes alone or in a tile, and whether spans are taken by one thread or by several.
+// Threading: a task is one tile of queries for one KV head, over some spans.
+#pragma once
+
+#include <cstring>
+
+#include "kernels/kernels.h"
+#include "kernels/vector_math.h"
+
+namespace freehold {
+
+template <class S, KvFormat kv>
+struct AttentionKernels {
+    using F = typename S::F;
+    static constexpr int R = S::kScoreRows;
+    static constexpr int kKeyVectors = kKvBlock / S::W;
+
+    FH_INLINE F load_kv(const uint8_t* p, size_t element) {
+        if constexpr (kv == KvFormat::F16) return S::load_half(reinterpret_cast<const uint16_t*>(p) + element);
+        if constexpr (kv == KvFormat::BF16) return S::load_bf16(reinterpret_cast<const uint16_t*>(p) + element);
+        if constexpr (kv == KvFormat::Int8) return S::load_s8(reinterpret_cast<const int8_t*>(p) + element);
+        return S::load(reinterpret_cast<const float*>(p) + element);
+    }
+
+    static const uint8_t* head_block(const AttentionTask& t, int block) {
+        return t.kv + size_t(t.block_table[block]) * t.layout->block_bytes();
+    }
+
+    // Scores of up to R queries (q: [dim][R], scaled) against the 32 keys of a block: out[r][0..32).
+    static void score_block(const uint8_t* keys, const float* key_scales, const float* q, int dim, float* out) {
+        F acc[R][kKeyVectors];
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < kKeyVectors; v++) acc[r][v] = S::zero();
+        for (int d = 0; d < dim; d++) {
+            F k[kKeyVectors];
+            for (int v = 0; v < kKeyVectors; v++) k[v] = load_kv(keys, size_t(d) * kKvBlock + v * S::W);
+            for (int r = 0; r < R; r++) {
+                const F qd = S::set1(q[d * R + r]);
+                for (int v = 0; v < kKeyVectors; v++) acc[r][v] = S::fma(qd, k[v], acc[r][v]);
+            }
+        }
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < kKeyVectors; v++) {
+                if constexpr (kv == KvFormat::Int8) acc[r][v] = S::mul(acc[r][v], S::load(key_scales + v * S::W));
+                S::store(out + r * kSpan + v * S::W, acc[r][v]);
+            }
+    }
+
+    // scores[0..keys) become exponentials (zeros up to the next multiple of 32); returns maximum and sum.
+    static SoftmaxSum softmax(float* scores, int keys) {
+        constexpr int V = kVectors16<S>;
+        const int padded = (keys + kKvBlock - 1) / kKvBlock * kKvBlock;
+        for (int k = keys; k < padded; k++) scores[k] = -__builtin_inff();
+        F largest[V], sum[V];
+        for (int v = 0; v < V; v++) largest[v] = S::set1(-__builtin_inff()), sum[v] = S::zero();
+        for (int k = 0; k < padded; k += 16)
+            for (int v = 0; v < V; v++) largest[v] = S::max(largest[v], S::load(scores + k + v * S::W));
+        const float max = reduce16<S>(largest, larger);
+        for (int k = 0; k < padded; k += 16)
+            for (int v = 0; v < V; v++) {
+                const F p = exp_nonpositive<S>(S::sub(S::load(scores + k + v * S::W), S::set1(max)));
+                S::store(scores + k + v * S::W, p);
+                sum[v] = S::add(sum[v], p);
+            }
+        return {max, reduce16<S>(sum, plus)};
+    }
+
+    // out[r][d0..d0+N*W) = sum over keys of p[r][key] v[key]: `p` strides by kSpan, `out` by out_stride.
+    template <int rows, int N>
+    static void weigh(const AttentionTask& t, const float* p, int first_block, int keys, int d0, float* out, size_t out_stride) {
+        const int dim = t.layout->padded_dim();
+        F acc[rows][N];
+        for (int r = 0; r < rows; r++)
+            for (int n = 0; n < N; n++) acc[r][n] = S::zero();
+        for (int k0 = 0; k0 < keys; k0 += kKvBlock) {
+            const uint8_t* values = head_block(t, first_block + k0 / kKvBlock) + t.layout->keys_bytes();
+            const auto* scales = reinterpret_cast<const float*>(values + t.layout->keys_bytes()) + kKvBlock;
+            const int n_keys = keys - k0 < kKvBlock ? keys - k0 : kKvBlock;
+            for (int k = 0; k < n_keys; k++) {
+                F v[N];
+                for (int n = 0; n < N; n++) v[n] = load_kv(values, size_t(k) * dim + d0 + n * S::W);
+                for (int r = 0; r < rows; r++) {
+                    float weight = p[r * kSpan + k0 + k];
+                    if constexpr (kv == KvFormat::Int8) weight *= scales[k];
+                    const F pw = S::set1(weight);
+                    for (int n = 0; n < N; n++) acc[r][n] = S::fma(pw, v[n], acc[r][n]);
+                }
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int n = 0; n < N; n++) S::store(out + r * out_stride + d0 + n * S::W, acc[r][n]);
+    }
+
+    template <int rows>
+    static void weigh_rows(const AttentionTask& t, const float* p, int first_block, int keys, float* out, size_t out_stride) {
+        constexpr int N = S::kValueVectors;
+        const int dim = t.layout->padded_dim();
+        int d0 = 0;
+        for (; d0 + N * S::W <= dim; d0 += N * S::W) weigh<rows, N>(t, p, first_block, keys, d0, out, out_stride);
+        for (; d0 < dim; d0 += S::W) weigh<rows, 1>(t, p, first_block, keys, d0, out, out_stride);
+    }
+
+    static void combine(float* state, SoftmaxSum next, const float* values, int dim) {
+        const float max = larger(state[0], next.max);
+        const float keep = exp_nonpositive1<S>(state[0] - max), take = exp_nonpositive1<S>(next.max - max);
+        state[0] = max;
+        state[1] = state[1] * keep + next.sum * take;
+        const F keeps = S::set1(keep), takes = S::set1(take);
+        for (int d = 0; d < dim; d += S::W)
+            S::store(state + kStateValues + d, S::fma(S::load(values + d), takes, S::mul(S::load(state + kStateValues + d), keeps)));
+    }
+
+    static void clear(float* state, int dim) {
+        state[0] = -__builtin_inff();
+        state[1] = 0;
+        std::memset(state + kStateValues, 0, size_t(dim) * sizeof(float));
+    }
+
+    static void divide(const AttentionTask& t, int query, const float* state) {
+        float* out = t.out + size_t(query / t.group) * t.out_stride + size_t(query % t.group) * t.layout->head_dim;
+        for (int d = 0; d < t.layout->head_dim; d++) out[d] = state[kStateValues + d] / state[1];
+    }
+
+    // Up to R queries from `first` on, over the task's spans, into their states.
+    static void attend_group(const AttentionTask& t, int first, int count, float* states, float* scratch) {
+        const int dim = t.layout->padded_dim();
+        const size_t stride = attention_state_floats(dim);
+        float* q = scratch;                 // [dim][R]
+        float* scores = q + dim * R;        // [R][kSpan]
+        float* values = scores + R * kSpan;  // [R][stride]
+        std::memset(q, 0, size_t(dim) * R * sizeof(float));
+        for (int r = 0; r < count; r++) {
+            const int query = first + r;
+            const float* from = t.q + size_t(query / t.group) * t.q_stride + size_t(query % t.group) * t.layout->head_dim;
+            for (int d = 0; d < t.layout->head_dim; d++) q[d * R + r] = from[d] * t.scale;
+            clear(states + r * stride, dim);
+        }
+        const int last_position = t.position + (first + count - 1) / t.group;
+        for (int span = t.span0; span < t.span1 && span * kSpan <= last_position; span++) {
+            const int start = span * kSpan, first_block = start / kKvBlock;
+            const int keys = last_position + 1 - start < kSpan ? last_position + 1 - start : kSpan;
+            for (int k = 0; k < keys; k += kKvBlock) {
+                const uint8_t* block = head_block(t, first_block + k / kKvBlock);
+                score_block(block, reinterpret_cast<const float*>(block + 2 * t.layout->keys_bytes()), q, dim, scores + k);
+            }
+            SoftmaxSum heads[R];
+            for (int r = 0; r < count; r++) {
+                const int visible = t.position + (first + r) / t.group + 1 - start;
+                heads[r] = visible > 0 ? softmax_visible(scores + r * kSpan, visible < keys ? visible : keys, keys)
+                                       : SoftmaxSum{-__builtin_inff(), 0};
+                if (visible <= 0) std::memset(scores + r * kSpan, 0, kSpan * sizeof(float));
+            }
+            int r = 0;
+            for (; r + S::kValueRows <= count; r += S::kValueRows)
+                weigh_rows<S::kValueRows>(t, scores + r * kSpan, first_block, keys, values + r * stride, stride);
+            for (; r < count; r++) weigh_rows<1>(t, scores + r * kSpan, first_block, keys, values + r * stride, stride);
+            for (r = 0; r < count; r++)
+                if (heads[r].max != -__builtin_inff() || heads[r].sum != 0) combine(states + r * stride, heads[r], values + r * stride, dim);
+        }
+    }
+
+    // As softmax; keys visible..keys of the tile, which later queries see, weigh nothing.
+    static SoftmaxSum softmax_visible(float* scores, int visible, int keys) {
+        const SoftmaxSum head = softmax(scores, visible);
+        const int done = (visible + kKvBlock - 1) / kKvBlock * kKvBlock;
+        if (done < keys) std::memset(scores + done, 0, size_t(keys - done) * sizeof(float));
+        return head;
+    }
+
+    static void attend(const AttentionTask& t) {
+        const int queries = t.num_rows * t.group;
+        const size_t stride = attention_state_floats(t.layout->padded_dim());
+        float* local = t.scratch;  // [R][stride], when the states do not outlive the task
+        float* scratch = t.scratch + R * stride;
+        for (int first = 0; first < queries; first += R) {
+            const int count = queries - first < R ? queries - first : R;
+            float* states = t.states ? t.states + first * stride : local;
+            attend_group(t, first, count, states, scratch);
+            if (!t.states)
+                for (int r = 0; r < count; r++) divide(t, first + r, states + r * stride);
+        }
+    }
+
+    static void combine_states(const AttentionTask& t, const float* states, int num_spans) {
+        const int dim = t.layout->padded_dim(), queries = t.num_rows * t.group;
+        const size_t stride = attention_state_floats(dim);
+        for (int query = 0; query < queries; query++) {
+            clear(t.scratch, dim);
+            for (int span = 0; span < num_spans; span++) {
+                const float* state = states + (size_t(span) * queries + query) * stride;
+                if (state[0] != -__builtin_inff() || state[1] != 0) combine(t.scratch, {state[0], state[1]}, state + kStateValues, dim);
+            }
+            divide(t, query, t.scratch);
+        }
+    }
+};
+
+// Picks the format's instance.
+template <class S>
+struct AttentionDispatch {
+    static void attend(const AttentionTask& t) {
+        switch (t.layout->format) {
+            case KvFormat::F16: return AttentionKernels<S, KvFormat::F16>::attend(t);
+            case KvFormat::BF16: return AttentionKernels<S, KvFormat::BF16>::attend(t);
+            case KvFormat::Int8: return AttentionKernels<S, KvFormat::Int8>::attend(t);
+            case KvFormat::F32: return AttentionKernels<S, KvFormat::F32>::attend(t);
+        }
+    }
+    static void combine_states(const AttentionTask& t, const float* states, int num_spans) {
+        AttentionKernels<S, KvFormat::F32>::combine_states(t, states, num_spans);
+    }
+};
+
+}  // namespace freehold

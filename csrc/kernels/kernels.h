@@ -1,0 +1,123 @@
+// What an instruction set offers to the program: a table of functions, one table an instruction set.
+//
+// Shapes: T rows (tokens) of a step, K inputs and N outputs of a matrix, H heads, D head size, S keys of a KV block.
+// The law "same bits" is kept here: every output is summed in an order fixed by columns (blocks of 32, one after
+// the other) or by the position of the key (spans of 256), never by how many rows are in the step or by the thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "packed.h"
+
+namespace freehold {
+
+inline constexpr int kKvBlock = 32;   // keys of a KV block
+inline constexpr int kSpan = 256;     // keys that share one softmax maximum; spans are combined in order
+inline constexpr int kMaxHeadDim = 512;
+
+// Rows made ready for matrices: as they are, and as int8 codes with one scale for 32 columns.
+struct PreparedRows {
+    int cols = 0;
+    size_t value_stride = 0;
+    const float* values = nullptr;      // [T][value_stride]
+    int8_t* codes = nullptr;            // [T][K]
+    float* scales = nullptr;            // [T][K/32]
+    float* scaled_sums = nullptr;       // [T][K/32]: scale times the sum of the codes
+    int32_t* negative_sums32 = nullptr;  // [T][K/32]: minus the sum of the codes
+    int32_t* negative_sums16 = nullptr;  // [T][K/16]
+};
+
+// 16 outputs (one panel) for rows row0..row1: out[row][0..16) = weight . row (+ bias) (+ residual).
+struct LinearTask {
+    const uint8_t* panel;
+    const PreparedRows* x;
+    int row0, row1;
+    float* out;             // at the panel's first column of row 0
+    size_t out_stride;      // floats
+    const float* bias;      // 16 values, or null
+    const float* residual;  // shaped and strided as out (may be out itself), or null
+    uint8_t* scratch;       // K * 16 bytes
+};
+using LinearKernel = void (*)(const LinearTask&);
+
+enum class KvFormat : uint8_t { F16, BF16, Int8, F32 };
+
+// Where keys and values lie: for each (KV block, layer, head) first the keys as [D][S], then the values as [S][D],
+// D rounded up to 16; for int8 then S key scales and S value scales in float32.
+struct KvLayout {
+    KvFormat format = KvFormat::F16;
+    int layers = 0, heads = 0, head_dim = 0;
+
+    int padded_dim() const { return (head_dim + 15) / 16 * 16; }
+    int element_bytes() const { return format == KvFormat::F32 ? 4 : format == KvFormat::Int8 ? 1 : 2; }
+    size_t keys_bytes() const { return size_t(padded_dim()) * kKvBlock * element_bytes(); }
+    size_t head_bytes() const { return 2 * keys_bytes() + (format == KvFormat::Int8 ? 2 * kKvBlock * 4 : 0); }
+    size_t block_bytes() const { return size_t(layers) * heads * head_bytes(); }
+    size_t head_offset(int layer, int head) const { return (size_t(layer) * heads + head) * head_bytes(); }
+};
+
+// Softmax over a run of keys, not yet divided: the maximum score and the sum of exp(score - maximum).
+struct SoftmaxSum {
+    float max, sum;
+};
+
+// A query's state between spans, in floats: SoftmaxSum, then from kStateValues on the weighted values [D padded].
+inline constexpr int kStateValues = 16;
+constexpr size_t attention_state_floats(int padded_dim) { return size_t(padded_dim) + kStateValues; }
+
+// The queries of `num_rows` consecutive tokens for the heads that share one KV head, against spans [span0, span1).
+struct AttentionTask {
+    const KvLayout* layout;
+    const uint8_t* kv;           // the pool, at the offset of this layer and head
+    const int32_t* block_table;  // KV block of each 32 positions
+    const float* q;              // [num_rows][q_stride], at the group's first head
+    size_t q_stride;
+    float* out;                  // as q; written when `states` is null
+    size_t out_stride;
+    int num_rows, group;         // tokens; query heads of this KV head
+    int position;                // of the first token
+    int span0, span1;
+    float scale;                 // of the scores
+    float* states;               // [num_rows * group] states to write instead of `out`, or null
+    float* scratch;              // attention_scratch_floats
+};
+
+struct RopeTask {
+    float* heads;           // [num_heads][head_dim] of one row
+    int num_heads, head_dim;
+    int rotary_dim;         // leading channels that turn
+    bool interleaved;       // pairs (2i, 2i+1) rather than (i, i + rotary_dim/2)
+    const float* cosines;   // [rotary_dim / 2]
+    const float* sines;
+};
+
+struct Kernels {
+    const char* name;
+    // x[row] (normed when `norm` is given) into `out`: values when `values` is given, codes when `quantize`.
+    void (*prepare_row)(const float* x, const float* norm, float eps, float* values, const PreparedRows& out, int row, bool quantize);
+    LinearKernel linear[kNumFormats];
+    void (*rope)(const RopeTask&);
+    // One token's key or value [D] of one head into its slot of a KV block.
+    void (*write_key)(const KvLayout&, uint8_t* head_block, int slot, const float* key);
+    void (*write_value)(const KvLayout&, uint8_t* head_block, int slot, const float* value);
+    void (*attend)(const AttentionTask&);
+    // Combines `num_spans` states of each query, in order, and divides: states [num_spans][num_queries].
+    void (*combine_states)(const AttentionTask&, const float* states, int num_spans);
+    void (*swiglu)(const float* gate, const float* up, float* out, int count);
+    void (*add)(const float* a, const float* b, float* out, int count);
+};
+
+// Floats that AttentionTask::scratch must hold: a tile of 8 queries, their scores, values and states.
+constexpr size_t attention_scratch_floats(int padded_dim) {
+    return 8 * (size_t(padded_dim) + kSpan + 2 * attention_state_floats(padded_dim));
+}
+
+// The tables that this machine can run, best first.
+std::vector<const Kernels*> supported_kernels();
+// The best, or the one that `name` (FREEHOLD_ISA) asks for; null if there is no such one here.
+const Kernels* choose_kernels(const std::string& name);
+
+}  // namespace freehold

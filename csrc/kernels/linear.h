@@ -1,0 +1,225 @@
+// y = W x for one panel of 16 outputs and any number of rows.
+//
+// Layout: packed.h. Quantized weights: exact int32 dot products over 32 (or 16) columns, scaled into a float32
+// accumulator block after block: acc = fma(float(dot), w_scale * x_scale, acc), then the minimum's term. Unquantized
+// weights: acc = fma(w, x, acc) column after column. Both orders are the same for one row and for many.
+// Few rows: codes are unpacked in registers, weights stream once. Many rows: the panel is unpacked once into `scratch`.
+#pragma once
+
+#include <utility>
+
+#include "kernels/kernels.h"
+
+namespace freehold {
+
+inline constexpr int kUnpackRows = 17;  // from this many rows on, unpacking a panel once pays
+
+template <class S, Format format>
+struct LinearKernels {
+    using F = typename S::F;
+    using I = typename S::I;
+    using C = typename S::C;
+    static constexpr PackedLayout L = packed_layout(format);
+    static constexpr int kGroups = L.bits ? kBlock / L.group : 1;  // weight scales in a block of 32 columns
+    static constexpr int kQuads = 8 / kGroups;
+    static constexpr bool kHasMin =
+        L.scales == ScaleKind::HalfMin || L.scales == ScaleKind::K32Min || L.scales == ScaleKind::K16Min;
+    static constexpr bool kHasOffset = L.offset_shift >= 0 && !(L.wide && S::kWideIsSigned);
+    static constexpr int kScaleUnitBlocks = scale_unit_columns(L.scales) / kBlock;
+
+    struct Scales {
+        F scale[kGroups], min[kGroups];
+    };
+
+    // Scales of block b for lanes lane0..lane0+W. `plane` is the panel's plane of scales.
+    FH_INLINE Scales load_scales(const uint8_t* plane, int b, int lane0) {
+        const uint8_t* unit = plane + size_t(b / kScaleUnitBlocks) * scale_unit_bytes(L.scales);
+        const auto* halves = reinterpret_cast<const uint16_t*>(unit) + lane0;
+        const int in_unit = b % kScaleUnitBlocks;
+        Scales out;
+        if constexpr (L.scales == ScaleKind::Half) out.scale[0] = S::load_half(halves);
+        if constexpr (L.scales == ScaleKind::Exponent) out.scale[0] = S::load_exponent(unit + lane0);
+        if constexpr (L.scales == ScaleKind::HalfMin) {
+            out.scale[0] = S::load_half(halves);
+            out.min[0] = S::load_half(halves + 16);
+        }
+        if constexpr (L.scales == ScaleKind::K32Min) {
+            const uint8_t* bytes = unit + 64 + 16 * in_unit + lane0;
+            out.scale[0] = S::mul(S::load_half(halves), S::load_u8(bytes));
+            out.min[0] = S::mul(S::load_half(halves + 16), S::load_u8(bytes + 128));
+        }
+        if constexpr (L.scales == ScaleKind::K32) {
+            const auto* bytes = reinterpret_cast<const int8_t*>(unit + 32 + 16 * in_unit + lane0);
+            out.scale[0] = S::mul(S::load_half(halves), S::load_s8(bytes));
+        }
+        if constexpr (L.scales == ScaleKind::K16)
+            for (int g = 0; g < 2; g++) {
+                const auto* bytes = reinterpret_cast<const int8_t*>(unit + 32 + 16 * (2 * in_unit + g) + lane0);
+                out.scale[g] = S::mul(S::load_half(halves), S::load_s8(bytes));
+            }
+        if constexpr (L.scales == ScaleKind::K16Min)
+            for (int g = 0; g < 2; g++) {
+                const uint8_t* bytes = unit + 64 + 16 * (2 * in_unit + g) + lane0;
+                uint8_t scale[16], min[16];
+                for (int i = 0; i < S::W; i++) scale[i] = bytes[i] & 0x0f;
+                for (int i = 0; i < S::W; i++) min[i] = bytes[i] >> 4;
+                out.scale[g] = S::mul(S::load_half(halves), S::load_u8(scale));
+                out.min[g] = S::mul(S::load_half(halves + 16), S::load_u8(min));
+            }
+        return out;
+    }
+
+    // The level table as unsigned codes: level + offset.
+    struct Levels {
+        alignas(16) uint8_t code[16];
+        constexpr Levels() : code() {
+            for (int i = 0; i < 16; i++) code[i] = L.lookup ? uint8_t(L.levels[i] + (1 << L.offset_shift)) : 0;
+        }
+    };
+    static constexpr Levels kLevels{};
+
+    // Code vectors of quads 0..7 of the block at `p`.
+    FH_INLINE void unpack(const uint8_t* p, C (&w)[8]) {
+        if constexpr (L.bits == 8)
+            for (int j = 0; j < 8; j++) w[j] = S::load_codes(p + 64 * j);
+        if constexpr (L.bits >= 4 && L.bits <= 6)
+            for (int j = 0; j < 4; j++) {
+                const C both = S::load_codes(p + 64 * j);
+                w[j] = S::template shift_and<0>(both, 0x0f);
+                w[j + 4] = S::template shift_and<-4>(both, 0x0f);
+            }
+        if constexpr (L.bits == 5) add_bits<4>(S::load_codes(p + 256), w, std::make_integer_sequence<int, 8>());
+        if constexpr (L.bits == 6) {
+            add_pairs<4>(S::load_codes(p + 256), w, std::make_integer_sequence<int, 4>());
+            add_pairs<4>(S::load_codes(p + 320), w + 4, std::make_integer_sequence<int, 4>());
+        }
+        if constexpr (L.bits == 2 || L.bits == 3) {
+            for (int j = 0; j < 8; j++) w[j] = S::template shift_and<0>(S::load_codes(p), 0);
+            add_pairs<0>(S::load_codes(p), w, std::make_integer_sequence<int, 4>());
+            add_pairs<0>(S::load_codes(p + 64), w + 4, std::make_integer_sequence<int, 4>());
+        }
+        if constexpr (L.bits == 3) add_bits<2>(S::load_codes(p + 128), w, std::make_integer_sequence<int, 8>());
+        if constexpr (L.lookup)
+            for (int j = 0; j < 8; j++) w[j] = S::lookup(w[j], kLevels.code);
+    }
+
+    // w[j] |= bit j of `plane`, moved to bit `to`.
+    template <int to, int... j>
+    FH_INLINE void add_bits(C plane, C (&w)[8], std::integer_sequence<int, j...>) {
+        ((w[j] = S::merge(w[j], S::template shift_and<to - j>(plane, 1 << to))), ...);
+    }
+    // w[j] |= bits 2j, 2j+1 of `plane`, moved to bit `to`, for four vectors.
+    template <int to, int... j>
+    FH_INLINE void add_pairs(C plane, C* w, std::integer_sequence<int, j...>) {
+        ((w[j] = S::merge(w[j], S::template shift_and<to - 2 * j>(plane, 3 << to))), ...);
+    }
+
+    static void unpack_panel(const uint8_t* panel, int blocks, uint8_t* out) {
+        for (int b = 0; b < blocks; b++, panel += code_block_bytes(L.bits), out += 512)
+            for (int lane0 = 0; lane0 < kPanelRows; lane0 += S::W) {
+                C w[8];
+                unpack(panel + 4 * lane0, w);
+                for (int j = 0; j < 8; j++) S::store_codes(out + 64 * j + 4 * lane0, w[j]);
+            }
+    }
+
+    // The float32 part of one block for one row; shared with the AMX kernel.
+    FH_INLINE F scaled(F acc, I dot, const Scales& scales, int group, const PreparedRows& x, size_t block_at) {
+        acc = S::fma(S::to_float(dot), S::mul(scales.scale[group], S::set1(x.scales[block_at])), acc);
+        if constexpr (kHasMin) {
+            const float sum = kGroups == 1 ? x.scaled_sums[block_at]
+                                           : x.scales[block_at] * -float(x.negative_sums16[2 * block_at + group]);
+            acc = S::fma(scales.min[group], S::set1(sum), acc);
+        }
+        return acc;
+    }
+
+    FH_INLINE I initial_dot(const PreparedRows& x, size_t block_at, int group) {
+        if constexpr (!kHasOffset) return S::zero_int();
+        return S::template set1_shifted<(kHasOffset ? L.offset_shift : 0)>(
+            kGroups == 1 ? x.negative_sums32[block_at] : x.negative_sums16[2 * block_at + group]);
+    }
+
+    FH_INLINE void finish(const LinearTask& t, int row, int lane0, F acc) {
+        if (t.bias) acc = S::add(acc, S::load(t.bias + lane0));
+        const size_t at = size_t(row) * t.out_stride + lane0;
+        if (t.residual) acc = S::add(acc, S::load(t.residual + at));
+        S::store(t.out + at, acc);
+    }
+
+    // R rows from `row` on, lanes lane0..lane0+W. `codes`: the packed panel, or its unpacked codes.
+    template <int R, bool unpacked>
+    static void tile(const LinearTask& t, int row, int lane0, const uint8_t* codes) {
+        const PreparedRows& x = *t.x;
+        const int blocks = x.cols / kBlock;
+        const uint8_t* plane = t.panel + size_t(blocks) * code_block_bytes(L.bits);
+        const int8_t* xq = x.codes + size_t(row) * x.cols;
+        const size_t first_block = size_t(row) * blocks;
+        F acc[R];
+        for (int r = 0; r < R; r++) acc[r] = S::zero();
+        for (int b = 0; b < blocks; b++, xq += kBlock) {
+            C w[8];
+            if constexpr (!unpacked) unpack(codes + size_t(b) * code_block_bytes(L.bits) + 4 * lane0, w);
+            const Scales scales = load_scales(plane, b, lane0);
+            for (int g = 0; g < kGroups; g++) {
+                I dot[R];
+                for (int r = 0; r < R; r++) dot[r] = initial_dot(x, first_block + size_t(r) * blocks + b, g);
+                for (int j = g * kQuads; j < (g + 1) * kQuads; j++) {
+                    const C quad = unpacked ? S::load_codes(codes + size_t(b) * 512 + 64 * j + 4 * lane0) : w[j];
+                    for (int r = 0; r < R; r++) dot[r] = S::template dot<L.wide>(dot[r], quad, xq + size_t(r) * x.cols + 4 * j);
+                }
+                for (int r = 0; r < R; r++) acc[r] = scaled(acc[r], dot[r], scales, g, x, first_block + size_t(r) * blocks + b);
+            }
+        }
+        for (int r = 0; r < R; r++) finish(t, row + r, lane0, acc[r]);
+    }
+
+    template <bool unpacked, int R = S::kMaxRows>
+    static int tiles(const LinearTask& t, int row, const uint8_t* codes) {
+        for (; row + R <= t.row1; row += R)
+            for (int lane0 = 0; lane0 < kPanelRows; lane0 += S::W) tile<R, unpacked>(t, row, lane0, codes);
+        if constexpr (R > 1) return tiles<unpacked, R / 2>(t, row, codes);
+        return row;
+    }
+
+    static void quantized(const LinearTask& t) {
+        if (t.row1 - t.row0 < kUnpackRows) {
+            tiles<false>(t, t.row0, t.panel);
+        } else {
+            unpack_panel(t.panel, t.x->cols / kBlock, t.scratch);
+            tiles<true>(t, t.row0, t.scratch);
+        }
+    }
+
+    FH_INLINE F load_weight(const uint8_t* panel, size_t element) {
+        if constexpr (format == Format::F32) return S::load(reinterpret_cast<const float*>(panel) + element);
+        if constexpr (format == Format::F16) return S::load_half(reinterpret_cast<const uint16_t*>(panel) + element);
+        return S::load_bf16(reinterpret_cast<const uint16_t*>(panel) + element);
+    }
+
+    template <int R>
+    static void plain_tile(const LinearTask& t, int row, int lane0) {
+        const float* x = t.x->values + size_t(row) * t.x->value_stride;
+        F acc[R];
+        for (int r = 0; r < R; r++) acc[r] = S::zero();
+        for (int c = 0; c < t.x->cols; c++) {
+            const F w = load_weight(t.panel, size_t(c) * kPanelRows + lane0);
+            for (int r = 0; r < R; r++) acc[r] = S::fma(w, S::set1(x[size_t(r) * t.x->value_stride + c]), acc[r]);
+        }
+        for (int r = 0; r < R; r++) finish(t, row + r, lane0, acc[r]);
+    }
+
+    template <int R = S::kMaxRows>
+    static void plain_tiles(const LinearTask& t, int row) {
+        for (; row + R <= t.row1; row += R)
+            for (int lane0 = 0; lane0 < kPanelRows; lane0 += S::W) plain_tile<R>(t, row, lane0);
+        if constexpr (R > 1) plain_tiles<R / 2>(t, row);
+    }
+
+    static void run(const LinearTask& t) {
+        if constexpr (L.bits) quantized(t);
+        else plain_tiles(t, t.row0);
+    }
+};
+
+}  // namespace freehold

@@ -1,0 +1,180 @@
+// Kernels over single rows: norm, int8 codes, rope, KV write, gated activation.
+// Accumulation in float32 over 16 lanes, then a fixed tree. Threading: the program gives rows to threads.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/kernels.h"
+#include "kernels/vector_math.h"
+
+namespace freehold {
+
+template <class S>
+struct RowKernels {
+    using F = typename S::F;
+    static constexpr int V = kVectors16<S>;
+
+    // f(vectors, column) for each 16 columns; a tail is padded with zeros.
+    template <class Function>
+    static void for_columns(const float* x, int cols, Function f) {
+        F v[V];
+        int c = 0;
+        for (; c + 16 <= cols; c += 16) {
+            for (int i = 0; i < V; i++) v[i] = S::load(x + c + i * S::W);
+            f(v, c);
+        }
+        if (c == cols) return;
+        float tail[16] = {};
+        std::memcpy(tail, x + c, size_t(cols - c) * sizeof(float));
+        for (int i = 0; i < V; i++) v[i] = S::load(tail + i * S::W);
+        f(v, c);
+    }
+
+    // RMSNorm (Zhang and Sennrich 2019): x / sqrt(mean(x^2) + eps) * weight.
+    static void rms_norm(const float* x, const float* weight, float eps, float* out, int cols) {
+        F squares[V];
+        for (int i = 0; i < V; i++) squares[i] = S::zero();
+        for_columns(x, cols, [&](const F(&v)[V], int) {
+            for (int i = 0; i < V; i++) squares[i] = S::fma(v[i], v[i], squares[i]);
+        });
+        const float inverse = 1.0f / std::sqrt(reduce16<S>(squares, plus) / float(cols) + eps);
+        for (int c = 0; c < cols; c++) out[c] = x[c] * inverse * weight[c];
+    }
+
+    // Codes of 32 columns: round(x / scale), scale = max |x| / 127. A NaN or an infinity makes the scale NaN.
+    static void quantize_block(const float* x, const PreparedRows& out, int row, int block) {
+        constexpr int n = kBlock / S::W;
+        F v[n], largest[V], taint[V];
+        for (int i = 0; i < V; i++) largest[i] = taint[i] = S::zero();
+        for (int i = 0; i < n; i++) {
+            v[i] = S::load(x + i * S::W);
+            largest[i % V] = S::max(largest[i % V], S::abs(v[i]));
+            taint[i % V] = S::fma(v[i], S::zero(), taint[i % V]);
+        }
+        const float max = reduce16<S>(largest, larger);
+        const F inverse = S::set1(max > 0 ? 127.0f / max : 0.0f);
+        int8_t* codes = out.codes + size_t(row) * out.cols + block * kBlock;
+        for (int i = 0; i < n; i++) S::store_s8(codes + i * S::W, S::round(S::mul(v[i], inverse)));
+        int sums[2] = {};
+        for (int i = 0; i < 32; i++) sums[i / 16] += codes[i];
+        const size_t at = size_t(row) * (out.cols / kBlock) + block;
+        const float scale = max / 127.0f + reduce16<S>(taint, plus);
+        out.scales[at] = scale;
+        out.scaled_sums[at] = scale * float(sums[0] + sums[1]);
+        out.negative_sums32[at] = -(sums[0] + sums[1]);
+        out.negative_sums16[2 * at] = -sums[0];
+        out.negative_sums16[2 * at + 1] = -sums[1];
+    }
+
+    static void prepare_row(const float* x, const float* norm, float eps, float* values, const PreparedRows& out, int row,
+                            bool quantize) {
+        if (norm) {
+            rms_norm(x, norm, eps, values, out.cols);
+            x = values;
+        }
+        if (!quantize) return;
+        for (int block = 0; block < out.cols / kBlock; block++) quantize_block(x + block * kBlock, out, row, block);
+    }
+
+    static void rope(const RopeTask& task) {
+        const int half = task.rotary_dim / 2;
+        for (int h = 0; h < task.num_heads; h++) {
+            float* v = task.heads + size_t(h) * task.head_dim;
+            const int step = task.interleaved ? 2 : 1, apart = task.interleaved ? 1 : half;
+            for (int i = 0; i < half; i++) {
+                const float a = v[i * step], b = v[i * step + apart];
+                v[i * step] = a * task.cosines[i] - b * task.sines[i];
+                v[i * step + apart] = b * task.cosines[i] + a * task.sines[i];
+            }
+        }
+    }
+
+    static void swiglu(const float* gate, const float* up, float* out, int count) {
+        for_columns(gate, count, [&](const F(&g)[V], int c) {
+            for (int i = 0; i < V; i++) {
+                // sigmoid(g) = (g < 0 ? e : 1) / (1 + e), e = exp(-|g|)
+                const F e = exp_nonpositive<S>(S::sub(S::zero(), S::abs(g[i])));
+                const F one = S::set1(1.0f), positive = S::zero_if_below(one, g[i], S::zero());
+                const F sigmoid = S::div(S::fma(S::sub(one, positive), e, positive), S::add(one, e));
+                S::store(out + c + i * S::W, S::mul(S::mul(g[i], sigmoid), S::load(up + c + i * S::W)));
+            }
+        });
+    }
+
+    static void add(const float* a, const float* b, float* out, int count) {
+        for (int i = 0; i < count; i++) out[i] = a[i] + b[i];
+    }
+
+    template <class Element>
+    static void convert_row(const float* x, Element* out, int count) {  // count is a multiple of 16
+        for (int c = 0; c < count; c += S::W) {
+            const F v = S::load(x + c);
+            if constexpr (sizeof(Element) == 2) S::store_half(out + c, v);
+            else S::store(out + c, v);
+        }
+    }
+
+    static uint16_t to_bf16(float x) {
+        uint32_t bits;
+        std::memcpy(&bits, &x, 4);
+        if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 0x40);
+        return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    }
+
+    // Symmetric int8 with one scale for the head's vector; returns the scale.
+    static float convert_int8(const float* x, int8_t* out, int count) {
+        float max = 0;
+        for (int i = 0; i < count; i++) max = larger(max, std::fabs(x[i]));
+        const float inverse = max > 0 ? 127.0f / max : 0.0f;
+        for (int c = 0; c < count; c += S::W) S::store_s8(out + c, S::round(S::mul(S::load(x + c), S::set1(inverse))));
+        return max / 127.0f;
+    }
+
+    // The vector in the pool's format; returns its scale (1 unless int8).
+    template <class Element>
+    static float convert(const KvLayout& layout, const float* x, Element* out) {
+        const int dim = layout.padded_dim();
+        float padded[kMaxHeadDim];
+        if (dim != layout.head_dim) {
+            std::memcpy(padded, x, size_t(layout.head_dim) * sizeof(float));
+            std::memset(padded + layout.head_dim, 0, size_t(dim - layout.head_dim) * sizeof(float));
+            x = padded;
+        }
+        if constexpr (sizeof(Element) == 1) return convert_int8(x, out, dim);
+        else if (layout.format == KvFormat::BF16)
+            for (int d = 0; d < dim; d++) out[d] = Element(to_bf16(x[d]));
+        else convert_row(x, out, dim);
+        return 1;
+    }
+
+    template <class Element>
+    static void write_key_as(const KvLayout& layout, uint8_t* head_block, int slot, const float* key) {
+        Element column[kMaxHeadDim];
+        const float scale = convert(layout, key, column);
+        auto* keys = reinterpret_cast<Element*>(head_block);
+        for (int d = 0; d < layout.padded_dim(); d++) keys[size_t(d) * kKvBlock + slot] = column[d];
+        if (sizeof(Element) == 1) reinterpret_cast<float*>(head_block + 2 * layout.keys_bytes())[slot] = scale;
+    }
+
+    template <class Element>
+    static void write_value_as(const KvLayout& layout, uint8_t* head_block, int slot, const float* value) {
+        auto* values = reinterpret_cast<Element*>(head_block + layout.keys_bytes());
+        const float scale = convert(layout, value, values + size_t(slot) * layout.padded_dim());
+        if (sizeof(Element) == 1) reinterpret_cast<float*>(head_block + 2 * layout.keys_bytes())[kKvBlock + slot] = scale;
+    }
+
+    static void write_key(const KvLayout& layout, uint8_t* head_block, int slot, const float* key) {
+        if (layout.format == KvFormat::Int8) return write_key_as<int8_t>(layout, head_block, slot, key);
+        if (layout.format == KvFormat::F32) return write_key_as<float>(layout, head_block, slot, key);
+        write_key_as<uint16_t>(layout, head_block, slot, key);
+    }
+
+    static void write_value(const KvLayout& layout, uint8_t* head_block, int slot, const float* value) {
+        if (layout.format == KvFormat::Int8) return write_value_as<int8_t>(layout, head_block, slot, value);
+        if (layout.format == KvFormat::F32) return write_value_as<float>(layout, head_block, slot, value);
+        write_value_as<uint16_t>(layout, head_block, slot, value);
+    }
+};
+
+}  // namespace freehold

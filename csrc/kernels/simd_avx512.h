@@ -1,0 +1,86 @@
+// The vector vocabulary of the kernels on AVX-512 (F, BW, DQ, VL, VNNI): 16 lanes.
+// simd_avx2.h and simd_portable.h say the same words; a kernel is a template over one of the three.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define FH_INLINE static inline __attribute__((always_inline))
+
+namespace freehold {
+
+struct Avx512 {
+    static constexpr int W = 16;           // lanes: outputs, keys or channels side by side
+    static constexpr int kMaxRows = 8;     // rows that a linear kernel holds in registers
+    static constexpr int kScoreRows = 8;   // query rows of an attention score tile
+    static constexpr int kValueRows = 4;   // and of its value tile
+    static constexpr int kValueVectors = 4;
+    static constexpr bool kWideIsSigned = false;  // dot<wide> takes codes with their offset of 128
+    using F = __m512;
+    using I = __m512i;
+    using C = __m512i;  // 4 codes for each lane
+
+    FH_INLINE F zero() { return _mm512_setzero_ps(); }
+    FH_INLINE F set1(float x) { return _mm512_set1_ps(x); }
+    FH_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
+    FH_INLINE void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+    FH_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
+    FH_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+    FH_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+    FH_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
+    FH_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    FH_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
+    FH_INLINE F abs(F a) { return _mm512_abs_ps(a); }
+    FH_INLINE F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+    FH_INLINE F zero_if_below(F value, F x, F limit) {  // x < limit ? 0 : value
+        return _mm512_mask_mov_ps(value, _mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), _mm512_setzero_ps());
+    }
+    FH_INLINE F scale_by_power(F a, F n) {  // a 2^n for integral n in the exponent's range
+        return _mm512_mul_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23)));
+    }
+
+    FH_INLINE F load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+    FH_INLINE void store_half(uint16_t* p, F x) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
+    FH_INLINE F load_bf16(const uint16_t* p) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    }
+    FH_INLINE __m128i bytes(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+    FH_INLINE F load_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes(p))); }
+    FH_INLINE F load_s8(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes(p))); }
+    FH_INLINE F load_exponent(const uint8_t* p) {  // 2^(e - 128)
+        return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(bytes(p)), 23)), _mm512_set1_ps(0.5f));
+    }
+    FH_INLINE void store_s8(int8_t* p, F x) {  // x is integral and within [-127, 127]
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+    }
+
+    FH_INLINE I zero_int() { return _mm512_setzero_si512(); }
+    FH_INLINE F to_float(I x) { return _mm512_cvtepi32_ps(x); }
+    template <int n>
+    FH_INLINE I set1_shifted(int32_t x) { return _mm512_slli_epi32(_mm512_set1_epi32(x), n); }
+
+    FH_INLINE C load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+    FH_INLINE void store_codes(uint8_t* p, C x) { _mm512_storeu_si512(p, x); }
+    template <int n>  // n > 0: left; bits that cross into the next byte are masked away by the caller
+    FH_INLINE C shift_and(C x, uint8_t mask) {
+        if constexpr (n > 0) x = _mm512_slli_epi16(x, n);
+        if constexpr (n < 0) x = _mm512_srli_epi16(x, -n);
+        return _mm512_and_si512(x, _mm512_set1_epi8(char(mask)));
+    }
+    FH_INLINE C merge(C a, C b) { return _mm512_or_si512(a, b); }
+    FH_INLINE C lookup(C index, const uint8_t* table16) {
+        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes(table16)), index);
+    }
+    // sum + codes (unsigned) . x (4 signed bytes, the same for all lanes)
+    template <bool wide>
+    FH_INLINE I dot(I sum, C codes, const int8_t* x) {
+        int32_t quad;
+        __builtin_memcpy(&quad, x, 4);
+        return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(quad));
+    }
+};
+
+}  // namespace freehold

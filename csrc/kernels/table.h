@@ -1,0 +1,34 @@
+// One instruction set's table of kernels, from its vector vocabulary.
+#pragma once
+
+#include <utility>
+
+#include "kernels/attention.h"
+#include "kernels/kernels.h"
+#include "kernels/linear.h"
+#include "kernels/rows.h"
+
+namespace freehold {
+
+template <class S, template <class, Format> class Linear = LinearKernels, int... format>
+constexpr Kernels make_kernels(const char* name, std::integer_sequence<int, format...>) {
+    return {
+        .name = name,
+        .prepare_row = RowKernels<S>::prepare_row,
+        .linear = {Linear<S, Format(format)>::run...},
+        .rope = RowKernels<S>::rope,
+        .write_key = RowKernels<S>::write_key,
+        .write_value = RowKernels<S>::write_value,
+        .attend = AttentionDispatch<S>::attend,
+        .combine_states = AttentionDispatch<S>::combine_states,
+        .swiglu = RowKernels<S>::swiglu,
+        .add = RowKernels<S>::add,
+    };
+}
+
+template <class S, template <class, Format> class Linear = LinearKernels>
+constexpr Kernels make_kernels(const char* name) {
+    return make_kernels<S, Linear>(name, std::make_integer_sequence<int, kNumFormats>());
+}
+
+}  // namespace freehold

@@ -1,0 +1,48 @@
+// Functions over the vector vocabulary that several kernels share.
+#pragma once
+
+#include <cstdint>
+
+namespace freehold {
+
+// 16 lanes as 16 / W vectors: sums over columns use 16 lanes on every machine, so that they agree on the order.
+template <class S>
+inline constexpr int kVectors16 = 16 / S::W;
+
+// e^x for x <= 0 (0 below -87), within 2 units in the last place: 2^n e^r, |r| <= ln2 / 2, a Taylor polynomial for e^r.
+template <class S>
+static inline typename S::F exp_nonpositive(typename S::F x) {
+    using F = typename S::F;
+    const F n = S::round(S::mul(x, S::set1(1.44269504f)));
+    const F r = S::fma(n, S::set1(-1.42860677e-6f), S::fma(n, S::set1(-0.693145752f), x));
+    F p = S::set1(1.0f / 720);
+    p = S::fma(p, r, S::set1(1.0f / 120));
+    p = S::fma(p, r, S::set1(1.0f / 24));
+    p = S::fma(p, r, S::set1(1.0f / 6));
+    p = S::fma(p, r, S::set1(0.5f));
+    p = S::fma(p, r, S::set1(1.0f));
+    p = S::fma(p, r, S::set1(1.0f));
+    return S::zero_if_below(S::scale_by_power(p, n), x, S::set1(-87.0f));
+}
+
+template <class S>
+static inline float exp_nonpositive1(float x) {
+    float lanes[S::W];
+    S::store(lanes, exp_nonpositive<S>(S::set1(x)));
+    return lanes[0];
+}
+
+// The tree (i, i+8), (i, i+4), (i, i+2), (i, i+1) over 16 lanes.
+template <class S, class Combine>
+static inline float reduce16(const typename S::F (&v)[kVectors16<S>], Combine combine) {
+    float lanes[16];
+    for (int i = 0; i < kVectors16<S>; i++) S::store(lanes + i * S::W, v[i]);
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] = combine(lanes[i], lanes[i + half]);
+    return lanes[0];
+}
+
+static inline float plus(float a, float b) { return a + b; }
+static inline float larger(float a, float b) { return a > b ? a : b; }
+
+}  // namespace freehold
