@@ -1,6 +1,190 @@
 // The one binding file: it converts and forwards; arithmetic lives elsewhere.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <atomic>
+#include <stdexcept>
+#include <thread>
+
+#include "kernels/kernels.h"
+#include "memory.h"
+#include "operations.h"
+#include "packed.h"
+#include "program.h"
+#include "threads.h"
 
 namespace nb = nanobind;
+using namespace nb::literals;
+using namespace freehold;
 
-NB_MODULE(_native, m) { m.doc() = "Freehold's native core."; }
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// executor ---------------------------------------------------------------------------------------------------------
+
+struct Pool {
+    const Kernels* kernels;
+    std::shared_ptr<ThreadPool> threads;
+};
+
+Pool make_pool(int num_threads, const std::string& isa) {
+    const Kernels* kernels = choose_kernels(isa);
+    if (!kernels) throw std::invalid_argument("this machine cannot run the instruction set '" + isa + "'");
+    return {kernels, std::make_shared<ThreadPool>(num_threads)};
+}
+
+// Repacked weights, side by side in huge pages.
+class WeightArena {
+  public:
+    explicit WeightArena(size_t bytes) : bytes_(bytes), pages_(bytes) {}
+
+    PackedWeight place(Format format, int rows, int cols) {
+        PackedWeight weight{format, rows, cols, panel_bytes(format, cols), pages_.data() + used_};
+        const size_t bytes = weight.panel_stride * size_t(weight.num_panels());
+        if (used_ + bytes > bytes_) throw std::invalid_argument("the weight arena is full");
+        used_ += bytes;
+        return weight;
+    }
+
+  private:
+    size_t bytes_, used_ = 0;
+    Pages pages_;
+};
+
+size_t packed_bytes(const std::string& format, int rows, int cols) {
+    return panel_bytes(format_from_name(format.c_str()), cols) * size_t((rows + kPanelRows - 1) / kPanelRows);
+}
+
+// Each (format, rows, cols, bytes of the file's blocks) repacked, all panels shared out to the pool's threads.
+std::vector<PackedWeight> pack(Pool& pool, WeightArena& arena, const std::vector<std::tuple<std::string, int, int, Bytes>>& tensors) {
+    std::vector<PackedWeight> weights;
+    std::vector<const uint8_t*> sources;
+    std::vector<std::pair<int, int>> panels;
+    for (const auto& [name, rows, cols, bytes] : tensors) {
+        const Format format = format_from_name(name.c_str());
+        const FormatInfo& info = format_info(format);
+        if (rows <= 0 || cols <= 0 || cols % info.block_elements) throw std::invalid_argument("pack: shape");
+        if (bytes.size() != size_t(rows) * (size_t(cols) / info.block_elements) * info.block_bytes)
+            throw std::invalid_argument("pack: " + std::to_string(bytes.size()) + " bytes do not make that shape");
+        weights.push_back(arena.place(format, rows, cols));
+        sources.push_back(bytes.data());
+        for (int panel = 0; panel < weights.back().num_panels(); panel++) panels.emplace_back(int(weights.size()) - 1, panel);
+    }
+    nb::gil_scoped_release release;
+    pool.threads->parallel_for(int(panels.size()), [&](int item, int) {
+        const auto [weight, panel] = panels[size_t(item)];
+        pack_panel(weights[size_t(weight)], sources[size_t(weight)], panel);
+    });
+    return weights;
+}
+
+KvFormat kv_format(const std::string& name) {
+    if (name == "f16") return KvFormat::F16;
+    if (name == "bf16") return KvFormat::BF16;
+    if (name == "int8") return KvFormat::Int8;
+    if (name == "f32") return KvFormat::F32;
+    throw std::invalid_argument("unknown KV format " + name);
+}
+
+Step make_step(std::vector<int32_t> tokens, std::vector<int32_t> positions, const std::vector<int>& row_starts,
+               std::vector<std::vector<int32_t>> block_tables, std::vector<int32_t> logit_rows) {
+    if (row_starts.size() != block_tables.size() + 1) throw std::invalid_argument("step: row_starts and block_tables");
+    Step step{std::move(tokens), std::move(positions), {}, std::move(logit_rows)};
+    for (size_t r = 0; r < block_tables.size(); r++) {
+        const int first = row_starts[r];
+        if (first < 0 || first >= step.num_rows()) throw std::invalid_argument("step: row_starts");
+        step.requests.push_back({first, row_starts[r + 1] - first, step.positions.at(size_t(first)), std::move(block_tables[r])});
+    }
+    return step;
+}
+
+nb::ndarray<nb::numpy, float, nb::ndim<2>> logits_array(const Program& program) {
+    const size_t rows = size_t(program.num_logit_rows()), width = size_t(program.output_width());
+    auto* copy = new float[rows * width];
+    nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    for (size_t r = 0; r < rows; r++) std::copy_n(program.logits(int(r)), width, copy + r * width);
+    return nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, {rows, width}, owner);
+}
+
+void bind_executor(nb::module_& m) {
+    nb::class_<Pool>(m, "Pool")
+        .def("__init__", [](Pool* self, int threads, const std::string& isa) { new (self) Pool(make_pool(threads, isa)); }, "threads"_a, "isa"_a = "")
+        .def_prop_ro("isa", [](const Pool& self) { return std::string(self.kernels->name); })
+        .def_prop_ro("threads", [](const Pool& self) { return self.threads->size(); })
+        .def("read_bandwidth", [](Pool& self) { return measure_read_bandwidth(*self.threads); }, nb::call_guard<nb::gil_scoped_release>());
+    m.def("supported_isas", [] {
+        std::vector<std::string> names;
+        for (const Kernels* kernels : supported_kernels()) names.push_back(kernels->name);
+        return names;
+    });
+
+    nb::class_<PackedWeight>(m, "PackedWeight");
+    nb::class_<WeightArena>(m, "WeightArena").def(nb::init<size_t>(), "num_bytes"_a);
+    m.def("packed_bytes", &packed_bytes, "format"_a, "rows"_a, "cols"_a);
+    m.def("kv_block_bytes", [](const std::string& format, int layers, int heads, int head_dim) {
+        return KvLayout{kv_format(format), layers, heads, head_dim}.block_bytes();
+    });
+    m.attr("KV_BLOCK") = kKvBlock;
+    m.def("pack", &pack, "pool"_a, "arena"_a, "tensors"_a);
+
+    nb::class_<Program>(m, "Program")
+        .def("__init__", [](Program* self, Pool& pool, int max_rows, int max_logit_rows, const std::string& kv, int layers, int kv_heads, int head_dim, int num_blocks) {
+            new (self) Program(*pool.kernels, pool.threads, {max_rows, max_logit_rows}, {kv_format(kv), layers, kv_heads, head_dim}, num_blocks);
+        }, "pool"_a, "max_rows"_a, "max_logit_rows"_a, "kv_format"_a, "layers"_a, "kv_heads"_a, "head_dim"_a, "num_blocks"_a)
+        .def("buffer", &Program::add_buffer, "width"_a, "logit_rows"_a)
+        .def("output", &Program::set_output, "buffer"_a)
+        .def("embedding", [](Program& p, const std::string& format, Bytes table, int rows, int width, int out) {
+            const Format f = format_from_name(format.c_str());
+            const FormatInfo& info = format_info(f);
+            if (width % info.block_elements || table.size() != size_t(rows) * (size_t(width) / info.block_elements) * info.block_bytes)
+                throw std::invalid_argument("embedding: the bytes do not make that shape");
+            add_embedding(p, {f, table.data(), rows, width, out});
+        }, nb::keep_alive<1, 3>())
+        .def("rope_angles", [](Program& p, std::vector<float> frequencies, float scale, int out) { add_rope_angles(p, {std::move(frequencies), scale, out}); })
+        .def("linear", [](Program& p, std::string name, int input, std::vector<float> norm, float eps,
+                          std::vector<std::tuple<PackedWeight, std::vector<float>, int>> projections, int residual, const std::string& epilogue,
+                          int angles, int rotary_dim, bool interleaved, int layer) {
+            LinearOptions options{std::move(name), input, std::move(norm), eps, {}, residual, Epilogue::None, {angles, rotary_dim, interleaved}, layer};
+            if (epilogue == "swiglu") options.epilogue = Epilogue::Swiglu;
+            if (epilogue == "cache") options.epilogue = Epilogue::Cache;
+            for (auto& [weight, bias, out] : projections) options.projections.push_back({weight, std::move(bias), out});
+            add_linear(p, std::move(options));
+        }, "name"_a, "input"_a, "norm"_a, "eps"_a, "projections"_a, "residual"_a = -1, "epilogue"_a = "", "angles"_a = -1, "rotary_dim"_a = 0,
+           "interleaved"_a = false, "layer"_a = 0)
+        .def("attention", [](Program& p, int q, int out, int layer, int num_heads, float scale) { add_attention(p, {q, out, layer, num_heads, scale}); })
+        .def("select_rows", &add_select_rows, "input"_a, "out"_a)
+        .def("rms_norm", &add_rms_norm, "input"_a, "weight"_a, "eps"_a, "out"_a)
+        .def("rope", [](Program& p, int input, int heads, int head_dim, int angles, int rotary_dim, bool interleaved, int out) {
+            add_rope(p, input, heads, head_dim, {angles, rotary_dim, interleaved}, out);
+        })
+        .def("cache_write", &add_cache_write, "k"_a, "v"_a, "layer"_a)
+        .def("swiglu", &add_swiglu, "gate"_a, "up"_a, "out"_a)
+        .def("add", &add_add, "a"_a, "b"_a, "out"_a)
+        .def("run", [](Program& p, std::vector<int32_t> tokens, std::vector<int32_t> positions, const std::vector<int>& row_starts,
+                       std::vector<std::vector<int32_t>> block_tables, std::vector<int32_t> logit_rows) {
+            Step step = make_step(std::move(tokens), std::move(positions), row_starts, std::move(block_tables), std::move(logit_rows));
+            nb::gil_scoped_release release;
+            p.run(std::move(step));
+        }, "tokens"_a, "positions"_a, "row_starts"_a, "block_tables"_a, "logit_rows"_a)
+        .def("logits", &logits_array)
+        .def("copy_block", &Program::copy_block, "source"_a, "target"_a)
+        .def("set_profiling", &Program::set_profiling, "on"_a)
+        .def("profile", [](const Program& p) {
+            std::vector<std::tuple<std::string, long, double>> rows;
+            for (const OperationTime& t : p.profile()) rows.emplace_back(t.name, t.calls, t.seconds);
+            return rows;
+        });
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Freehold's native core.";
+    bind_executor(m);
+}

@@ -1,0 +1,121 @@
+#include "program.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+
+namespace freehold {
+
+Program::Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, ProgramLimits limits, KvLayout kv, int num_kv_blocks)
+    : pool_(std::move(pool)),
+      context_{.kernels = &kernels,
+               .num_threads = pool_->size(),
+               .limits = limits,
+               .kv = kv,
+               .num_kv_blocks = num_kv_blocks,
+               .kv_pool = Pages(kv.block_bytes() * num_kv_blocks),
+               .buffers = {},
+               .shared_rows = {},
+               .private_rows = {},
+               .scratch = {},
+               .states = {},
+               .step = {}} {
+    if (kv.padded_dim() > kMaxHeadDim) throw std::invalid_argument("head size over " + std::to_string(kMaxHeadDim));
+    context_.reserve_columns(kBlock);
+}
+
+void Context::reserve_columns(int cols) {
+    if (cols <= max_columns) return;
+    max_columns = cols;
+    const size_t unpacked_panel = size_t(cols + kBlock - 1) / kBlock * kBlock * kPanelRows;
+    const size_t attention = attention_scratch_floats(kv.padded_dim()) * sizeof(float);
+    shared_rows = PreparedMemory(limits.max_rows, cols);
+    private_rows.clear();
+    scratch.clear();
+    for (int thread = 0; thread < num_threads; thread++) {
+        private_rows.emplace_back(kPrivateRows, cols);
+        scratch.emplace_back(std::max(unpacked_panel, attention), false);
+    }
+}
+
+int Program::add_buffer(int width, bool logit_rows) {
+    const size_t stride = (size_t(width) + 15) / 16 * 16;
+    const int rows = logit_rows ? context_.limits.max_logit_rows : context_.limits.max_rows;
+    context_.buffers.push_back(std::make_unique<Buffer>(logit_rows, width, stride, Pages(stride * rows * sizeof(float), false)));
+    return int(context_.buffers.size()) - 1;
+}
+
+void Program::check(const Step& step) const {
+    const auto require = [](bool holds, const char* what) {
+        if (!holds) throw std::invalid_argument(what);
+    };
+    require(step.num_rows() > 0 && step.num_rows() <= context_.limits.max_rows, "step: number of rows");
+    require(step.positions.size() == step.tokens.size(), "step: tokens and positions differ in length");
+    require(int(step.logit_rows.size()) <= context_.limits.max_logit_rows, "step: too many logit rows");
+    for (int row : step.logit_rows) require(row >= 0 && row < step.num_rows(), "step: logit row out of range");
+    int next_row = 0;
+    for (const StepRequest& request : step.requests) {
+        require(request.first_row == next_row && request.num_rows > 0, "step: rows of a request");
+        next_row += request.num_rows;
+        require(next_row <= step.num_rows(), "step: rows of a request");
+        for (int i = 0; i < request.num_rows; i++)
+            require(step.positions[request.first_row + i] == request.position + i, "step: positions are not consecutive");
+        require(request.position >= 0 && size_t(request.position + request.num_rows) <= request.blocks.size() * kKvBlock,
+                "step: block table too short");
+        for (int block : request.blocks) require(block >= 0 && block < context_.num_kv_blocks, "step: KV block out of range");
+    }
+    require(next_row == step.num_rows(), "step: rows without a request");
+}
+
+void Program::run(Step step) {
+    check(step);
+    context_.step = std::move(step);
+    if (progress_.size() != operations_.size()) progress_ = std::vector<Progress>(operations_.size());
+    for (size_t i = 0; i < operations_.size(); i++) {
+        progress_[i].next.store(0, std::memory_order_relaxed);
+        progress_[i].done.store(0, std::memory_order_relaxed);
+        progress_[i].total = operations_[i]->plan(context_);
+    }
+    pool_->run([this](int thread) { work(thread); });
+}
+
+void Program::work(int thread) {
+    using Clock = std::chrono::steady_clock;
+    const bool timed = profiling_ && thread == 0;
+    for (size_t i = 0; i < operations_.size(); i++) {
+        Progress& progress = progress_[i];
+        const auto start = timed ? Clock::now() : Clock::time_point();
+        bool entered = false;
+        for (int item; (item = progress.next.fetch_add(1, std::memory_order_relaxed)) < progress.total;) {
+            if (!entered) operations_[i]->enter(context_, thread);
+            entered = true;
+            operations_[i]->item(context_, item, thread);
+            progress.done.fetch_add(1, std::memory_order_release);
+        }
+        for (Backoff backoff; progress.done.load(std::memory_order_acquire) < progress.total;) backoff.pause();
+        if (!timed) continue;
+        progress.seconds += std::chrono::duration<double>(Clock::now() - start).count();
+        progress.calls++;
+    }
+}
+
+void Program::copy_block(int source, int target) {
+    const size_t bytes = context_.kv.block_bytes();
+    const int blocks = context_.num_kv_blocks;
+    if (source < 0 || source >= blocks || target < 0 || target >= blocks) throw std::invalid_argument("KV block out of range");
+    std::memcpy(context_.kv_pool.data() + target * bytes, context_.kv_pool.data() + source * bytes, bytes);
+}
+
+void Program::set_profiling(bool on) {
+    profiling_ = on;
+    progress_ = std::vector<Progress>(operations_.size());
+}
+
+std::vector<OperationTime> Program::profile() const {
+    std::vector<OperationTime> times;
+    for (size_t i = 0; i < progress_.size(); i++) times.push_back({operations_[i]->name(), progress_[i].calls, progress_[i].seconds});
+    return times;
+}
+
+}  // namespace freehold

@@ -1,0 +1,170 @@
+// A model's forward as a flat list of operations on planned buffers, run with no Python between two operations.
+//
+// Every thread walks the whole list. The items of an operation are claimed one by one, and the next operation begins
+// when all items are done, not when all threads have arrived: a thread that has lost its core holds up at most the
+// item that it had claimed.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "memory.h"
+#include "threads.h"
+
+namespace freehold {
+
+inline constexpr int kPrivateRows = 4;  // up to here each thread prepares rows for itself: cheaper than a barrier
+
+// The rows of a step that belong to one request: consecutive positions, and the KV blocks of its whole sequence.
+struct StepRequest {
+    int first_row, num_rows, position;
+    std::vector<int32_t> blocks;
+};
+
+// The flat inputs of one step.
+struct Step {
+    std::vector<int32_t> tokens, positions;  // T
+    std::vector<StepRequest> requests;
+    std::vector<int32_t> logit_rows;
+
+    int num_rows() const { return int(tokens.size()); }
+};
+
+// Values of an operation for all rows of a step, or for its logit rows: float32 [rows][stride].
+struct Buffer {
+    bool logit_rows;
+    int width;
+    size_t stride;  // width rounded up to 16
+    Pages pages;
+
+    float* row(int index) const { return reinterpret_cast<float*>(pages.data()) + size_t(index) * stride; }
+};
+
+// Memory for prepared rows of up to `cols` columns; rows are padded to 16, which AMX tiles read.
+class PreparedMemory {
+  public:
+    PreparedMemory() = default;
+    PreparedMemory(int rows, int cols) {
+        const size_t padded_rows = size_t(rows + 15) / 16 * 16, blocks = size_t(cols + 31) / 32;
+        value_stride_ = blocks * 32;
+        const size_t row_bytes = value_stride_ * 4 + blocks * 32 + blocks * (4 + 4 + 4 + 8);
+        pages_ = Pages(padded_rows * row_bytes, false);
+        uint8_t* at = pages_.data();
+        const auto take = [&](size_t bytes) { return std::exchange(at, at + padded_rows * bytes); };
+        values = reinterpret_cast<float*>(take(value_stride_ * 4));
+        rows_.codes = reinterpret_cast<int8_t*>(take(blocks * 32));
+        rows_.scales = reinterpret_cast<float*>(take(blocks * 4));
+        rows_.scaled_sums = reinterpret_cast<float*>(take(blocks * 4));
+        rows_.negative_sums32 = reinterpret_cast<int32_t*>(take(blocks * 4));
+        rows_.negative_sums16 = reinterpret_cast<int32_t*>(take(blocks * 8));
+    }
+    float* values = nullptr;
+    size_t value_stride() const { return value_stride_; }
+    PreparedRows rows(int cols) const {
+        PreparedRows rows = rows_;
+        rows.cols = cols;
+        return rows;
+    }
+
+  private:
+    Pages pages_;
+    PreparedRows rows_;
+    size_t value_stride_ = 0;
+};
+
+struct ProgramLimits {
+    int max_rows, max_logit_rows;
+};
+
+// What operations share: the kernels, limits, KV pool, the step at hand and memory that lives for one operation.
+struct Context {
+    const Kernels* kernels;
+    int num_threads;
+    ProgramLimits limits;
+    KvLayout kv;
+    int num_kv_blocks;
+    Pages kv_pool;
+    std::vector<std::unique_ptr<Buffer>> buffers;
+
+    // Memory that lives for one operation.
+    PreparedMemory shared_rows;                // more than kPrivateRows: prepared once, read by all threads
+    std::vector<PreparedMemory> private_rows;  // few rows: each thread its own
+    std::vector<Pages> scratch;                // of each thread
+    std::vector<float> states;                 // attention states of spans
+    int max_columns = 0;
+
+    Step step;
+
+    // Makes room for matrices of `cols` inputs.
+    void reserve_columns(int cols);
+
+    uint8_t* kv_head(int block, int layer, int head) const {
+        return kv_pool.data() + size_t(block) * kv.block_bytes() + kv.head_offset(layer, head);
+    }
+    int rows_of(const Buffer& buffer) const { return buffer.logit_rows ? int(step.logit_rows.size()) : step.num_rows(); }
+};
+
+class Operation {
+  public:
+    virtual ~Operation() = default;
+    virtual std::string name() const = 0;
+    // Called once before each run, by one thread: how many items there are in this step.
+    virtual int plan(Context&) = 0;
+    // Called by a thread before its first item of a run.
+    virtual void enter(Context&, int /*thread*/) {}
+    virtual void item(Context&, int index, int thread) = 0;
+};
+
+struct OperationTime {
+    std::string name;
+    long calls;
+    double seconds;
+};
+
+class Program {
+  public:
+    Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, ProgramLimits limits, KvLayout kv, int num_kv_blocks);
+
+    int add_buffer(int width, bool logit_rows);
+    void add(std::unique_ptr<Operation> operation) { operations_.push_back(std::move(operation)); }
+    void set_output(int buffer) { output_ = buffer; }
+
+    // Runs one step; throws std::invalid_argument when an index is out of its range, before anything is computed.
+    void run(Step step);
+    const float* logits(int row) const { return context_.buffers.at(output_)->row(row); }
+    int num_logit_rows() const { return int(context_.step.logit_rows.size()); }
+    int output_width() const { return context_.buffers.at(output_)->width; }
+    void copy_block(int source, int target);
+
+    Context& context() { return context_; }
+    ThreadPool& pool() { return *pool_; }
+
+    void set_profiling(bool on);
+    std::vector<OperationTime> profile() const;
+
+  private:
+    struct alignas(64) Progress {
+        std::atomic<int> next{0};
+        alignas(64) std::atomic<int> done{0};
+        int total = 0;
+        double seconds = 0;  // of thread 0
+        long calls = 0;
+    };
+
+    void check(const Step& step) const;
+    void work(int thread);
+
+    std::shared_ptr<ThreadPool> pool_;
+    Context context_;
+    std::vector<std::unique_ptr<Operation>> operations_;
+    std::vector<Progress> progress_;
+    int output_ = -1;
+    bool profiling_ = false;
+};
+
+}  // namespace freehold
