@@ -42,10 +42,10 @@ Pool make_pool(int num_threads, const std::string& isa) {
 // Repacked weights, side by side in huge pages.
 class WeightArena {
   public:
-    explicit WeightArena(size_t bytes) : bytes_(bytes), pages_(bytes) {}
+    explicit WeightArena(size_t bytes) : bytes_(bytes), pages_(std::make_shared<const Pages>(bytes)) {}
 
     PackedWeight place(Format format, int rows, int cols) {
-        PackedWeight weight{format, rows, cols, panel_bytes(format, cols), pages_.data() + used_};
+        PackedWeight weight{format, rows, cols, panel_bytes(format, cols), pages_->data() + used_, pages_};
         const size_t bytes = weight.panel_stride * size_t(weight.num_panels());
         if (used_ + bytes > bytes_) throw std::invalid_argument("the weight arena is full");
         used_ += bytes;
@@ -54,7 +54,7 @@ class WeightArena {
 
   private:
     size_t bytes_, used_ = 0;
-    Pages pages_;
+    std::shared_ptr<const Pages> pages_;
 };
 
 size_t packed_bytes(const std::string& format, int rows, int cols) {

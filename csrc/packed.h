@@ -15,8 +15,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "formats/blocks.h"
+#include "memory.h"
 
 namespace freehold {
 
@@ -91,13 +93,14 @@ constexpr int code_block_bytes(int bits) { return bits * 64; }
 // Bytes of one panel of `cols` columns, a multiple of 64.
 size_t panel_bytes(Format format, int cols);
 
-// A weight matrix of `rows` outputs by `cols` inputs; the bytes belong to a WeightArena.
+// A weight matrix of `rows` outputs by `cols` inputs, in memory that it shares with others.
 struct PackedWeight {
     Format format = Format::F32;
     int rows = 0;
     int cols = 0;
     size_t panel_stride = 0;  // bytes
     uint8_t* data = nullptr;
+    std::shared_ptr<const Pages> pages;
 
     int num_panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
     const uint8_t* panel(int index) const { return data + size_t(index) * panel_stride; }
