@@ -182,9 +182,23 @@ void bind_executor(nb::module_& m) {
         });
 }
 
+// formats ----------------------------------------------------------------------------------------------------------
+
+nb::ndarray<nb::numpy, float, nb::ndim<1>> dequantize_array(const std::string& name, Bytes bytes) {
+    const Format format = format_from_name(name.c_str());
+    const FormatInfo& info = format_info(format);
+    if (bytes.size() % size_t(info.block_bytes)) throw std::invalid_argument("dequantize: the bytes are not whole blocks");
+    const size_t count = bytes.size() / size_t(info.block_bytes) * size_t(info.block_elements);
+    auto* out = new float[count];
+    nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    dequantize(format, bytes.data(), out, count);
+    return nb::ndarray<nb::numpy, float, nb::ndim<1>>(out, {count}, owner);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Freehold's native core.";
     bind_executor(m);
+    m.def("dequantize", &dequantize_array, "format"_a, "blocks"_a);
 }

@@ -34,12 +34,12 @@ def model_for(checkpoint: Any) -> Llama:
 
 
 def named_parameters(model: Llama, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A GGUF checkpoint's tensors by the published names that the model asks for."""
+    """A checkpoint's tensors by their published names; those of a GGUF file are renamed."""
     names = {}
     for gguf_name, name in model.gguf_names.items():
         for i in range(model.config.num_layers) if "{i}" in name else (0,):
             names[gguf_name.format(i=i)] = name.format(i=i)
-    return {names[name]: tensor for name, tensor in tensors.items() if name in names}
+    return {names.get(name, name): tensor for name, tensor in tensors.items()}
 
 
 def check_parameters(model: Llama, parameters: Mapping[str, Any]) -> None:

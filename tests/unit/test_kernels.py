@@ -1,0 +1,159 @@
+"""Kernels of every instruction set that this machine has, against plain float64, for every format.
+
+A Program of one embedding (a table of float32 rows: the inputs) and one operation is the smallest thing that runs.
+"""
+
+import gguf
+import numpy as np
+import pytest
+
+from freehold import _native
+
+ISAS = _native.supported_isas()
+QUANTIZED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
+PLAIN = ["F32", "F16", "BF16"]
+SUPER = {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"}
+# Where in a block of the format the half-precision scales stand (bytes); random bits there would be NaN or 1e4.
+HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108]}
+HALVES |= {"Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": []}
+
+
+def random_weight(form, rows, cols, seed=0):
+    """(bytes as in a file, float64 values) of a random matrix."""
+    rng = np.random.default_rng(seed)
+    kind = gguf.GGMLQuantizationType[form]
+    if form in PLAIN:
+        raw = gguf.quants.quantize(rng.standard_normal((rows, cols)).astype(np.float32), kind)
+        return raw.tobytes(), gguf.quants.dequantize(raw, kind).astype(np.float64)
+    elements, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (rows, cols // elements, size), dtype=np.uint8)
+    for at in HALVES[form]:
+        scales = rng.uniform(-1, 1, blocks.shape[:2]).astype(np.float16)
+        blocks[:, :, at : at + 2] = scales.view(np.uint8).reshape(*blocks.shape[:2], 2)
+    if form == "MXFP4":
+        blocks[:, :, 0] = rng.integers(120, 134, blocks.shape[:2])
+    raw = blocks.reshape(rows, -1)
+    return raw.tobytes(), gguf.quants.dequantize(raw, kind).astype(np.float64)
+
+
+def program(isa, inputs, threads=2):
+    pool = _native.Pool(threads, isa)
+    made = _native.Program(pool, max_rows=max(64, len(inputs)), max_logit_rows=1, kv_format="f32", layers=1, kv_heads=1, head_dim=16, num_blocks=4)
+    x = made.buffer(inputs.shape[1], False)
+    made.embedding("F32", inputs.tobytes(), *inputs.shape, x)
+    return pool, made, x
+
+
+def step(made, tokens, output):
+    """Run the rows and return the buffer `output` of each, through the logit rows' one-row window."""
+    rows = []
+    for row in range(len(tokens)):
+        made.run(tokens, [0] * len(tokens), list(range(len(tokens) + 1)), [[0]] * len(tokens), [row])
+        rows.append(made.logits()[0])
+    return np.array(rows)
+
+
+def linear(isa, weight, inputs, rows, threads=2, bias=(), residual=False):
+    """Outputs of the matrix for `rows` of the inputs, all in one step."""
+    form, shape, raw = weight
+    pool, made, x = program(isa, inputs, threads)
+    packed = _native.pack(pool, _native.WeightArena(_native.packed_bytes(form, *shape)), [(form, *shape, raw)])
+    y, out = made.buffer(shape[0], False), made.buffer(shape[0], True)
+    made.linear("test", x, [], 0.0, [(packed[0], list(bias), y)], residual=x if residual else -1)
+    made.select_rows(y, out)
+    made.output(out)
+    return step(made, rows, out)
+
+
+def quantized_rows(x):
+    """Rows as the kernels see them: int8 codes in blocks of 32."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    largest = abs(blocks).max(-1, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    return (np.rint(blocks * inverse) * (largest / np.float32(127)).astype(np.float64)).reshape(x.shape)
+
+
+def random_rows(count, width, seed=1):
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", QUANTIZED + PLAIN)
+@pytest.mark.parametrize("isa", ISAS)
+def test_linear_agrees_with_float64(isa, form):
+    for outputs, inputs in [(1, 256), (33, 512)] if form in SUPER else [(1, 32), (31, 96), (64, 224)]:
+        raw, values = random_weight(form, outputs, inputs)
+        x = random_rows(20, inputs)
+        seen = x.astype(np.float64) if form in PLAIN else quantized_rows(x)
+        expected = seen @ values.T
+        ours = linear(isa, (form, (outputs, inputs), raw), x, list(range(20)))
+        assert abs(ours - expected).max() <= 2e-6 * (abs(seen) @ abs(values).T).max()
+
+
+@pytest.mark.parametrize("form", QUANTIZED + PLAIN)
+def test_instruction_sets_agree_bit_for_bit(form):
+    shape = (48, 512)
+    raw, _ = random_weight(form, *shape)
+    x = random_rows(40, shape[1])
+    with_fma = [isa for isa in ISAS if isa != "portable"]
+    outputs = [linear(isa, (form, shape, raw), x, list(range(40))) for isa in with_fma]
+    for output in outputs[1:]:
+        assert (output == outputs[0]).all()
+
+
+@pytest.mark.parametrize("form", QUANTIZED + PLAIN)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_row_does_not_see_its_neighbours(isa, form):
+    shape = (64, 256)
+    raw, _ = random_weight(form, *shape)
+    x = random_rows(37, shape[1])
+    together = linear(isa, (form, shape, raw), x, list(range(37)))
+    for rows in ([3], [3, 4], [0, 1, 2, 3, 4], list(range(3, 20))):
+        for threads in (1, 2):
+            alone = linear(isa, (form, shape, raw), x, rows, threads=threads)
+            assert (alone == together[rows]).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_bias_and_residual(isa):
+    raw, values = random_weight("F32", 64, 64)
+    x, bias = random_rows(5, 64), random_rows(1, 64, seed=9)[0]
+    ours = linear(isa, ("F32", (64, 64), raw), x, [0, 1, 2, 3, 4], bias=bias.tolist(), residual=True)
+    assert np.allclose(ours, x @ values.T + bias + x, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_poisoned_row_is_not_silently_mended(isa, poison):
+    raw, _ = random_weight("Q8_0", 16, 64)
+    x = random_rows(3, 64)
+    x[1, 40] = poison
+    ours = linear(isa, ("Q8_0", (16, 64), raw), x, [0, 1, 2])
+    assert np.isnan(ours[1]).all()
+    assert np.isfinite(ours[[0, 2]]).all()
+
+
+def test_a_wrong_shape_is_refused():
+    pool = _native.Pool(1, "")
+    with pytest.raises(ValueError, match="bytes do not make that shape"):
+        _native.pack(pool, _native.WeightArena(1 << 16), [("Q8_0", 16, 64, b"\0" * 100)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(tokens=[0, 9]), "token 9 is not in the vocabulary"),
+        (dict(positions=[0, 2]), "positions are not consecutive"),
+        (dict(block_tables=[[]]), "block table too short"),
+        (dict(block_tables=[[4]]), "KV block out of range"),
+        (dict(logit_rows=[2]), "logit row out of range"),
+        (dict(row_starts=[0, 3]), "rows of a request"),
+        (dict(tokens=[], positions=[]), "row_starts"),
+    ],
+)
+def test_a_bad_step_is_refused(change, message):
+    _, made, x = program("", random_rows(4, 16))
+    good = dict(tokens=[0, 1], positions=[0, 1], row_starts=[0, 2], block_tables=[[0]], logit_rows=[])
+    made.output(x)
+    made.run(**good)
+    with pytest.raises(ValueError, match=message):
+        made.run(**(good | change))
