@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "formats/gguf.h"
 #include "kernels/kernels.h"
 #include "memory.h"
 #include "operations.h"
@@ -195,10 +196,53 @@ nb::ndarray<nb::numpy, float, nb::ndim<1>> dequantize_array(const std::string& n
     return nb::ndarray<nb::numpy, float, nb::ndim<1>>(out, {count}, owner);
 }
 
+nb::object to_python(const GgufValue& value) {
+    return std::visit([](const auto& v) -> nb::object {
+        using T = std::decay_t<decltype(v)>;
+        if constexpr (std::is_same_v<T, std::string_view>) return nb::str(v.data(), v.size());
+        else if constexpr (std::is_same_v<T, GgufArray>) {
+            nb::object list = nb::steal(PyList_New(Py_ssize_t(v.size())));
+            for (size_t i = 0; i < v.size(); i++) PyList_SET_ITEM(list.ptr(), Py_ssize_t(i), to_python(v[i]).release().ptr());
+            return list;
+        } else return nb::cast(v);
+    }, value.value);
+}
+
+// (version, metadata, [(name, shape, format, offset, bytes)]) of the file in `bytes`.
+nb::tuple read_gguf(Bytes bytes) {
+    const GgufHeader header = parse_gguf(bytes.data(), bytes.size());
+    nb::dict metadata;
+    for (const auto& [key, value] : header.metadata) metadata[nb::str(key.data(), key.size())] = to_python(value);
+    nb::list tensors;
+    for (const GgufTensor& t : header.tensors) {
+        nb::list shape;
+        for (uint64_t length : t.shape) shape.append(length);
+        tensors.append(nb::make_tuple(nb::str(t.name.data(), t.name.size()), nb::tuple(shape), format_info(t.format).name, t.offset, t.bytes));
+    }
+    return nb::make_tuple(header.version, metadata, tensors);
+}
+
+void bind_formats(nb::module_& m) {
+    // The exceptions' Python classes, so that they arrive as the library's own.
+    static PyObject* file_error = nb::module_::import_("freehold.errors").attr("ModelFileError").inc_ref().ptr();
+    static PyObject* unsupported_error = nb::module_::import_("freehold.errors").attr("UnsupportedError").inc_ref().ptr();
+    nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+        try {
+            std::rethrow_exception(p);
+        } catch (const GgufError& e) {
+            PyErr_SetString(file_error, e.what());
+        } catch (const GgufUnsupported& e) {
+            PyErr_SetString(unsupported_error, e.what());
+        }
+    });
+    m.def("read_gguf", &read_gguf, "bytes"_a);
+    bind_formats(m);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Freehold's native core.";
+    bind_formats(m);
     bind_executor(m);
-    m.def("dequantize", &dequantize_array, "format"_a, "blocks"_a);
 }

@@ -1,36 +1,53 @@
-"""A checkpoint as named tensors: bytes where they lie in the file, and the metadata beside them."""
+"""A checkpoint as named tensors: their bytes where they lie in the mapped file, and the metadata beside them."""
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from freehold import _native
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
+    """`shape` is row-major (outputs, inputs); `data` are the bytes of rows of blocks of `format`."""
+
     name: str
     shape: tuple[int, ...]
     format: str
     data: memoryview = field(repr=False)
+    offset: int = field(default=0, repr=False)  # in its file
+    mapping: mmap.mmap | None = field(default=None, repr=False)
 
     def dequantize(self) -> Any:
-        from freehold import _native
-
+        """The values as a float32 array of `shape`."""
         return _native.dequantize(self.format, self.data).reshape(self.shape)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Checkpoint:
+    """Everything that a model file, or a set of them, holds."""
+
+    paths: tuple[Path, ...]
     metadata: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
     @classmethod
-    def from_arrays(cls, metadata, arrays):
-        import numpy as np
-        tensors = {}
-        for name, array in arrays.items():
-            array = np.ascontiguousarray(array, np.float32)
-            tensors[name] = Tensor(name, array.shape, "F32", memoryview(array).cast("B"))
-        return cls(metadata, tensors)
+    def from_arrays(cls, metadata: Mapping[str, Any], arrays: Mapping[str, Any]) -> "Checkpoint":
+        """A checkpoint in memory, of C-contiguous float32 arrays."""
+        tensors = {name: Tensor(name, a.shape, "F32", memoryview(a).cast("B")) for name, a in arrays.items()}
+        return cls((), metadata, tensors)
 
-    def release(self, tensor):
-        pass
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.data.nbytes for tensor in self.tensors.values())
+
+    def release(self, tensor: Tensor) -> None:
+        """Let go of the memory that holds the tensor's pages of the file; a later read brings them back."""
+        if tensor.mapping is None:
+            return
+        start = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (tensor.offset + tensor.data.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+        if length > 0:
+            tensor.mapping.madvise(mmap.MADV_DONTNEED, start, length)
