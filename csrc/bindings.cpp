@@ -236,7 +236,7 @@ void bind_formats(nb::module_& m) {
         }
     });
     m.def("read_gguf", &read_gguf, "bytes"_a);
-    bind_formats(m);
+    m.def("dequantize", &dequantize_array, "format"_a, "blocks"_a);
 }
 
 }  // namespace
