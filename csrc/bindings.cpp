@@ -17,6 +17,7 @@
 #include "operations.h"
 #include "packed.h"
 #include "program.h"
+#include "sampler.h"
 #include "threads.h"
 
 namespace nb = nanobind;
@@ -113,6 +114,46 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> logits_array(const Program& program) 
     return nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, {rows, width}, owner);
 }
 
+// sampler ----------------------------------------------------------------------------------------------------------
+
+// (token, log-probability, [(token, log-probability)] of the likeliest)
+nb::tuple to_python(const Sample& sample) {
+    nb::list top;
+    for (const TokenLogprob& t : sample.top) top.append(nb::make_tuple(t.token, t.logprob));
+    return nb::make_tuple(sample.chosen.token, sample.chosen.logprob, top);
+}
+
+// One sample for each logit row of the last run, the rows shared out to the pool's threads.
+nb::list sample_rows(Program& program, const std::vector<Sampler*>& samplers) {
+    if (int(samplers.size()) != program.num_logit_rows()) throw std::invalid_argument("sample: one sampler for each logit row is needed");
+    std::vector<Sample> samples(samplers.size());
+    {
+        nb::gil_scoped_release release;
+        const auto one = [&](int row, int) {
+            samples[size_t(row)] = samplers[size_t(row)]->sample(*program.context().kernels, program.logits(row), program.output_width());
+        };
+        if (samples.size() == 1) one(0, 0);
+        else program.pool().parallel_for(int(samples.size()), one);
+    }
+    nb::list out;
+    for (const Sample& sample : samples) out.append(to_python(sample));
+    return out;
+}
+
+void bind_sampler(nb::module_& m) {
+    nb::class_<Sampler>(m, "Sampler")
+        .def("__init__", [](Sampler* self, float temperature, int top_k, float top_p, float min_p, float repetition_penalty, float presence_penalty,
+                            float frequency_penalty, uint64_t seed, int num_logprobs, std::vector<std::pair<int, float>> logit_bias, std::vector<int> prompt) {
+            new (self) Sampler({temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed, num_logprobs, std::move(logit_bias)},
+                               std::move(prompt));
+        }, nb::kw_only(), "temperature"_a = 1.0f, "top_k"_a = 0, "top_p"_a = 1.0f, "min_p"_a = 0.0f, "repetition_penalty"_a = 1.0f,
+           "presence_penalty"_a = 0.0f, "frequency_penalty"_a = 0.0f, "seed"_a = 0, "num_logprobs"_a = 0,
+           "logit_bias"_a = std::vector<std::pair<int, float>>(), "prompt"_a = std::vector<int>())
+        .def("sample", [](Sampler& self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits) {
+            return to_python(self.sample(*choose_kernels(""), logits.data(), int(logits.size())));
+        }, "logits"_a);
+}
+
 void bind_executor(nb::module_& m) {
     nb::class_<Pool>(m, "Pool")
         .def("__init__", [](Pool* self, int threads, const std::string& isa) { new (self) Pool(make_pool(threads, isa)); }, "threads"_a, "isa"_a = "")
@@ -174,6 +215,7 @@ void bind_executor(nb::module_& m) {
             p.run(std::move(step));
         }, "tokens"_a, "positions"_a, "row_starts"_a, "block_tables"_a, "logit_rows"_a)
         .def("logits", &logits_array)
+        .def("sample", &sample_rows, "samplers"_a)
         .def("copy_block", &Program::copy_block, "source"_a, "target"_a)
         .def("set_profiling", &Program::set_profiling, "on"_a)
         .def("profile", [](const Program& p) {
@@ -244,5 +286,6 @@ void bind_formats(nb::module_& m) {
 NB_MODULE(_native, m) {
     m.doc() = "Freehold's native core.";
     bind_formats(m);
+    bind_sampler(m);
     bind_executor(m);
 }

@@ -108,6 +108,9 @@ struct Kernels {
     void (*combine_states)(const AttentionTask&, const float* states, int num_spans);
     void (*swiglu)(const float* gate, const float* up, float* out, int count);
     void (*add)(const float* a, const float* b, float* out, int count);
+    float (*max)(const float* x, int count);
+    // sum of exp((x - max) * inverse_temperature); no x is above max.
+    float (*exp_sum)(const float* x, int count, float max, float inverse_temperature);
 };
 
 // Floats that AttentionTask::scratch must hold: a tile of 8 queries, their scores, values and states.

@@ -106,6 +106,29 @@ struct RowKernels {
         for (int i = 0; i < count; i++) out[i] = a[i] + b[i];
     }
 
+    static float max(const float* x, int count) {
+        F largest[V];
+        for (int i = 0; i < V; i++) largest[i] = S::set1(-__builtin_inff());
+        int c = 0;
+        for (; c + 16 <= count; c += 16)
+            for (int i = 0; i < V; i++) largest[i] = S::max(largest[i], S::load(x + c + i * S::W));
+        float result = reduce16<S>(largest, larger);
+        for (; c < count; c++) result = larger(result, x[c]);
+        return result;
+    }
+
+    static float exp_sum(const float* x, int count, float max, float inverse_temperature) {
+        F sum[V];
+        for (int i = 0; i < V; i++) sum[i] = S::zero();
+        const auto weight = [&](F v) { return exp_nonpositive<S>(S::mul(S::sub(v, S::set1(max)), S::set1(inverse_temperature))); };
+        int c = 0;
+        for (; c + 16 <= count; c += 16)
+            for (int i = 0; i < V; i++) sum[i] = S::add(sum[i], weight(S::load(x + c + i * S::W)));
+        float result = reduce16<S>(sum, plus);
+        for (; c < count; c++) result += exp_nonpositive1<S>((x[c] - max) * inverse_temperature);
+        return result;
+    }
+
     template <class Element>
     static void convert_row(const float* x, Element* out, int count) {  // count is a multiple of 16
         for (int c = 0; c < count; c += S::W) {

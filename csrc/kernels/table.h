@@ -23,6 +23,8 @@ constexpr Kernels make_kernels(const char* name, std::integer_sequence<int, form
         .combine_states = AttentionDispatch<S>::combine_states,
         .swiglu = RowKernels<S>::swiglu,
         .add = RowKernels<S>::add,
+        .max = RowKernels<S>::max,
+        .exp_sum = RowKernels<S>::exp_sum,
     };
 }
 

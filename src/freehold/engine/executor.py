@@ -1,10 +1,38 @@
 """What the engine asks of an executor."""
-from dataclasses import dataclass
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
 
 @dataclass(slots=True)
 class Batch:
-    tokens: list[int]
-    positions: list[int]
-    row_starts: list[int]
-    block_tables: list[list[int]]
-    logit_rows: list[int]
+    """The flat inputs of one step: T rows (tokens) of R requests, each request's rows at consecutive positions."""
+
+    tokens: list[int] = field(default_factory=list)  # T
+    positions: list[int] = field(default_factory=list)  # T
+    row_starts: list[int] = field(default_factory=lambda: [0])  # R + 1
+    block_tables: list[list[int]] = field(default_factory=list)  # R, each covering positions 0 to the last
+    logit_rows: list[int] = field(default_factory=list)  # rows whose logits are needed
+
+
+class Executor(Protocol):
+    block_size: int  # tokens of a KV block
+    num_blocks: int
+    max_rows: int  # of one step
+    max_logit_rows: int
+    vocabulary_size: int
+
+    def run(self, batch: Batch) -> None:
+        """Run one step; its logits stay inside until the next."""
+        ...
+
+    def sample(self, samplers: Sequence[Any]) -> list[tuple[int, float, list[tuple[int, float]]]]:
+        """(token, log-probability, likeliest tokens) for each logit row; token -1 where the logits are not numbers."""
+        ...
+
+    def logits(self) -> Any:
+        """float32 (logit rows, vocabulary) of the last run."""
+        ...
+
+    def copy_block(self, source: int, target: int) -> None: ...

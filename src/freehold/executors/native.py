@@ -463,3 +463,21 @@ def _short_name(weight: str, epilogue: str) -> str:
     if epilogue:
         return {"cache": "q, k, v + rope + cache", "swiglu": "gate, up + swiglu"}[epilogue]
     return weight.removesuffix(".weight").split(".")[-1]
+
+
+def native_sampler(request: Any) -> Any:
+    """The native sampler of an `engine.request.Request`."""
+    params = request.params
+    return _native.Sampler(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        seed=request.seed,
+        num_logprobs=params.logprobs,
+        logit_bias=list(params.logit_bias.items()),
+        prompt=request.tokens if params.repetition_penalty != 1 else [],
+    )

@@ -1,0 +1,464 @@
+"""The public Python face: load a model, and generate, chat, stream or ask for logits, from any thread or task."""
+
+import asyncio
+import queue
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from freehold.engine.engine import Engine
+from freehold.engine.memory import available_memory, budget_kv_blocks
+from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, SamplingParams, TokenEvent
+from freehold.errors import RequestError
+from freehold.executors.native import NativeExecutor, memory_plan, native_sampler
+from freehold.models.registry import model_for
+from freehold.store.fetch import StoredModel, resolve
+from freehold.text.detokenizer import Detokenizer
+from freehold.text.stop import StopStrings
+from freehold.text.template import ChatTemplate, encode_chat
+from freehold.text.tokenizer import Tokenizer
+from freehold.weights.checkpoint import Checkpoint
+from freehold.weights.gguf import open_gguf
+
+Messages = Sequence[Mapping[str, Any]]
+MAX_STOPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int  # of the prompt, found in the prefix cache
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds from submission, and rates in tokens per second."""
+
+    queue_s: float
+    prefill_s: float
+    time_to_first_token_s: float
+    decode_s: float
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished reply.
+
+    `logprobs`: of each token under the true distribution: log-softmax of the raw logits, before bias, penalties,
+    temperature and truncation. `top_logprobs`: for each token the (token, log-probability) of the likeliest, when asked
+    for. `finish_reason`: "stop" (an end token or a stop string), "length" (max_tokens or the context's end) or
+    "cancelled".
+    """
+
+    text: str
+    tokens: list[int]
+    logprobs: list[float]
+    top_logprobs: list[list[tuple[int, float]]] | None
+    finish_reason: str
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text as it comes, with the tokens since the piece before; text may be empty inside a character."""
+
+    text: str
+    token_ids: list[int]
+
+
+class _Reply:
+    """Turns a request's events into pieces and, at the end, a Completion."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], wants_top: bool):
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stops = StopStrings(stops)
+        self._text: list[str] = []
+        self._tokens: list[int] = []
+        self._logprobs: list[float] = []
+        self._top: list[list[tuple[int, float]]] | None = [] if wants_top else None
+        self.stopped = False  # by a stop string
+        self.request: Any = None
+
+    def token(self, event: TokenEvent) -> Piece:
+        self._tokens.append(event.token)
+        self._logprobs.append(event.logprob)
+        if self._top is not None:
+            self._top.append(event.top)
+        text, self.stopped = self._stops.push(self._detokenizer.push(event.token))
+        self._text.append(text)
+        return Piece(text, [event.token])
+
+    def finish(self, event: FinishEvent) -> tuple[str, Completion]:
+        """(the last text, the completion); raises the request's error if it failed."""
+        if event.error:
+            raise event.error
+        last = ""
+        if not self.stopped:
+            text, self.stopped = self._stops.push(self._detokenizer.finish())
+            last = text if self.stopped else text + self._stops.finish()
+            self._text.append(last)
+        reason = "stop" if self.stopped else event.reason
+        usage = Usage(self.request.num_prompt, len(self._tokens), self.request.num_cached)
+        timings = _timings(self.request, len(self._tokens))
+        return last, Completion("".join(self._text), self._tokens, self._logprobs, self._top, reason, usage, timings)
+
+
+def _timings(request: Request, num_tokens: int) -> Timings:
+    start = request.submitted_at
+    started = request.started_at or request.finished_at
+    first = request.first_token_at or request.finished_at
+    prefill, decode = first - started, request.finished_at - first
+    computed = request.num_prompt - request.num_cached
+    return Timings(
+        queue_s=started - start,
+        prefill_s=prefill,
+        time_to_first_token_s=first - start,
+        decode_s=decode,
+        prefill_tokens_per_s=computed / prefill if prefill > 0 else 0.0,
+        decode_tokens_per_s=(num_tokens - 1) / decode if decode > 0 and num_tokens > 1 else 0.0,
+    )
+
+
+class Stream:
+    """An iterator of Pieces; `completion` is there once it is exhausted. Closing it cancels the request."""
+
+    def __init__(self, engine: Engine, reply: _Reply, events: "queue.SimpleQueue[Event]"):
+        self._engine, self._reply, self._events = engine, reply, events
+        self._done = False
+        self.completion: Completion | None = None
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        while not self._done:
+            event = self._events.get()
+            if isinstance(event, TokenEvent) and not self._reply.stopped:
+                piece = self._reply.token(event)
+                if self._reply.stopped:
+                    self._engine.cancel(self._reply.request)
+                return piece
+            if isinstance(event, FinishEvent):
+                self._done = True
+                last, self.completion = self._reply.finish(event)
+                if last:
+                    return Piece(last, [])
+        raise StopIteration
+
+    def close(self) -> None:
+        if not self._done:
+            self._engine.cancel(self._reply.request)
+            while not self._done:
+                next(self, None)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncStream:
+    """As Stream, for `async for`."""
+
+    def __init__(self, engine: Engine, reply: _Reply, events: "asyncio.Queue[Event]"):
+        self._engine, self._reply, self._events = engine, reply, events
+        self._done = False
+        self.completion: Completion | None = None
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return self
+
+    async def __anext__(self) -> Piece:
+        while not self._done:
+            try:
+                event = await self._events.get()
+            except asyncio.CancelledError:
+                self._engine.cancel(self._reply.request)
+                raise
+            if isinstance(event, TokenEvent) and not self._reply.stopped:
+                piece = self._reply.token(event)
+                if self._reply.stopped:
+                    self._engine.cancel(self._reply.request)
+                return piece
+            if isinstance(event, FinishEvent):
+                self._done = True
+                last, self.completion = self._reply.finish(event)
+                if last:
+                    return Piece(last, [])
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        if not self._done:
+            self._engine.cancel(self._reply.request)
+            async for _ in self:
+                pass
+
+
+class Model:
+    """A loaded model. A context manager; all methods may be called from several threads or tasks, which share steps.
+
+    Sampling keywords of generate, chat and stream: those of `SamplingParams`, and `stop` (a text or several).
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, tokenizer: Tokenizer, executor: NativeExecutor, engine: Engine, info: dict[str, Any]
+    ):
+        self.tokenizer = tokenizer
+        self.executor = executor
+        self.engine = engine
+        self.info = info
+        self._metadata = checkpoint.metadata
+        self._template: ChatTemplate | None = None
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all requests and free the memory."""
+        self.engine.close()
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The model's own chat template. Raises TemplateError when it has none."""
+        if self._template is None:
+            self._template = ChatTemplate.from_gguf(self._metadata, self.tokenizer)
+        return self._template
+
+    # Text and tokens.
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of `text`, without BOS; `special` lets the texts of special tokens become their ids."""
+        return self.tokenizer.encode(text, special=special)
+
+    def detokenize(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
+        return self.tokenizer.decode(tokens, skip_special=skip_special)
+
+    def chat_tokens(self, messages: Messages, *, tools: Any = None, **variables: Any) -> list[int]:
+        """Token ids of a conversation, by the model's chat template."""
+        return encode_chat(self.tokenizer, self.template, messages, tools=tools, **variables)
+
+    def _prompt_tokens(self, prompt: str | Sequence[int]) -> list[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        tokens = self.tokenizer.encode(prompt)
+        bos = self.tokenizer.bos_id
+        return [bos, *tokens] if self.tokenizer.add_bos and bos is not None else tokens
+
+    # Replies.
+
+    def generate(self, prompt: str | Sequence[int], **sampling: Any) -> Completion:
+        """Continue `prompt` (text, or token ids used as they are)."""
+        return _drain(self.stream(prompt, **sampling))
+
+    def chat(self, messages: Messages, *, tools: Any = None, **sampling: Any) -> Completion:
+        """Reply to a conversation of {"role": …, "content": …}."""
+        return _drain(self.stream_chat(messages, tools=tools, **sampling))
+
+    def stream(self, prompt: str | Sequence[int], **sampling: Any) -> Stream:
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        return Stream(self.engine, self._submit(self._prompt_tokens(prompt), events.put, sampling), events)
+
+    def stream_chat(self, messages: Messages, *, tools: Any = None, **sampling: Any) -> Stream:
+        return self.stream(self.chat_tokens(messages, tools=tools), **sampling)
+
+    def generate_tokens(self, prompts: Sequence[Sequence[int]], **sampling: Any) -> list[Completion]:
+        """Continue several prompts of token ids at once."""
+        streams = [self.stream(prompt, **sampling) for prompt in prompts]
+        return [_drain(stream) for stream in streams]
+
+    def logits(self, tokens: Sequence[int]) -> Any:
+        """Logits after each token: float32 (len(tokens), vocabulary)."""
+        import numpy
+
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.engine.submit(Request(tokens, SamplingParams(), events.put, wants_logits=True))
+        parts = []
+        while not isinstance(event := events.get(), FinishEvent):
+            if isinstance(event, LogitsEvent):
+                parts.append(event.logits)
+        if event.error:
+            raise event.error
+        return numpy.concatenate(parts)
+
+    def _submit(self, tokens: list[int], sink: Callable[[Event], None], sampling: Mapping[str, Any]) -> _Reply:
+        options = dict(sampling)
+        stops = _stops(options.pop("stop", None))
+        stop_ids = frozenset() if options.pop("ignore_eos", False) else self.tokenizer.eos_ids
+        try:
+            params = SamplingParams(**options)
+        except TypeError as error:
+            raise RequestError(f"sampling options: {error}") from None
+        reply = _Reply(self.tokenizer, stops, params.logprobs > 0)
+        reply.request = Request(tokens, params, sink, stop_ids=stop_ids)
+        self.engine.submit(reply.request)
+        return reply
+
+    # The same for asyncio: nothing here blocks the event loop.
+
+    async def astream(self, prompt: str | Sequence[int], **sampling: Any) -> AsyncStream:
+        return await self._astream(lambda: self._prompt_tokens(prompt), sampling)
+
+    async def astream_chat(self, messages: Messages, *, tools: Any = None, **sampling: Any) -> AsyncStream:
+        return await self._astream(lambda: self.chat_tokens(messages, tools=tools), sampling)
+
+    async def _astream(self, tokens: Callable[[], list[int]], sampling: Mapping[str, Any]) -> AsyncStream:
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+
+        def sink(event: Event) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        reply = await asyncio.to_thread(lambda: self._submit(tokens(), sink, sampling))
+        return AsyncStream(self.engine, reply, events)
+
+    async def agenerate(self, prompt: str | Sequence[int], **sampling: Any) -> Completion:
+        return await _adrain(await self.astream(prompt, **sampling))
+
+    async def achat(self, messages: Messages, *, tools: Any = None, **sampling: Any) -> Completion:
+        return await _adrain(await self.astream_chat(messages, tools=tools, **sampling))
+
+    async def alogits(self, tokens: Sequence[int]) -> Any:
+        return await asyncio.to_thread(self.logits, tokens)
+
+    async def atokenize(self, text: str, *, special: bool = False) -> list[int]:
+        return await asyncio.to_thread(lambda: self.tokenize(text, special=special))
+
+    async def adetokenize(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
+        return await asyncio.to_thread(lambda: self.detokenize(tokens, skip_special=skip_special))
+
+
+def _stops(stop: str | Sequence[str] | None) -> list[str]:
+    stops = [stop] if isinstance(stop, str) else list(stop or ())
+    if len(stops) > MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
+        raise RequestError(f"stop: expected up to {MAX_STOPS} texts that are not empty, got {stop!r}")
+    return stops
+
+
+def _drain(stream: Stream) -> Completion:
+    try:
+        for _ in stream:
+            pass
+    except BaseException:
+        stream.close()
+        raise
+    assert stream.completion is not None
+    return stream.completion
+
+
+async def _adrain(stream: AsyncStream) -> Completion:
+    async for _ in stream:
+        pass
+    assert stream.completion is not None
+    return stream.completion
+
+
+def load(
+    ref: str | None = None,
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    context: int | None = None,
+    kv_format: str = "f16",
+    progress: Any = None,
+) -> Model:
+    """Load a model: a path to a GGUF file, a name in the catalogue, or None for the catalogue's first.
+
+    `dtype="float32"` evaluates the weights and the KV cache in float32. `context` defaults to what the model was trained
+    for. Memory is budgeted before any is taken (MemoryBudgetError with both figures).
+    """
+    stored = resolve(ref, progress=progress)
+    checkpoint = open_gguf(stored.path)
+    model = model_for(checkpoint)
+    config = model.config
+    context = _check_context(context, config.context_length)
+    plan = memory_plan(model, checkpoint, dtype=dtype, kv_format=kv_format)
+    fixed = plan.weights_bytes + plan.activations_bytes
+    block_size = NativeExecutor.block_size
+    num_blocks = budget_kv_blocks(fixed, plan.block_bytes, block_size, context, available_memory())
+    with ThreadPoolExecutor(1) as pool:  # the vocabulary is built while the weights are repacked
+        building = pool.submit(Tokenizer.from_gguf, checkpoint.metadata)
+        executor = NativeExecutor(
+            model, checkpoint, num_blocks=num_blocks, threads=threads, dtype=dtype, kv_format=kv_format
+        )
+        tokenizer = building.result()
+    if tokenizer.vocab_size > config.vocabulary_size:
+        tokens, rows = tokenizer.vocab_size, config.vocabulary_size
+        raise RequestError(f"{stored.path}: {tokens} tokens in the vocabulary, {rows} rows in the embedding")
+    engine = Engine(executor, native_sampler, context=context)
+    info = _info(stored, checkpoint, model, context, plan)
+    info |= {"isa": executor.pool.isa, "threads": executor.pool.threads, "kv_tokens": num_blocks * block_size}
+    return Model(checkpoint, tokenizer, executor, engine, info)
+
+
+def _check_context(context: int | None, trained: int) -> int:
+    if context is None:
+        return trained
+    if not isinstance(context, int) or not 2 <= context <= trained:
+        raise RequestError(f"context: expected 2 to {trained} tokens, as the model was trained, got {context!r}")
+    return context
+
+
+def describe(ref: str | None = None, *, context: int | None = None, kv_format: str = "f16") -> dict[str, Any]:
+    """What a model is, from its file alone: no weights are read."""
+    stored = resolve(ref)
+    checkpoint = open_gguf(stored.path)
+    model = model_for(checkpoint)
+    context = _check_context(context, model.config.context_length)
+    return _info(stored, checkpoint, model, context, memory_plan(model, checkpoint, kv_format=kv_format))
+
+
+def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any) -> dict[str, Any]:
+    metadata, config = checkpoint.metadata, model.config
+    template = metadata.get("tokenizer.chat_template")
+    formats: dict[str, Counter[str]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        kind = ".".join(part for part in name.split(".") if part not in ("blk", "weight") and not part.isdigit())
+        formats.setdefault(kind, Counter())[tensor.format] += 1
+    kv_bytes_per_token = plan.block_bytes // NativeExecutor.block_size
+    return {
+        "name": metadata.get("general.name", stored.name),
+        "file": str(stored.path),
+        "file_bytes": sum(path.stat().st_size for path in checkpoint.paths),
+        "sha256": stored.sha256,
+        "architecture": config.architecture,
+        "parameters": sum(_count(tensor.shape) for tensor in checkpoint.tensors.values()),
+        "layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "heads": config.num_heads,
+        "kv_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "vocabulary_size": config.vocabulary_size,
+        "trained_context": config.context_length,
+        "context": context,
+        "quantization": {kind: dict(counts) for kind, counts in formats.items()},
+        "tokenizer": {"model": metadata.get("tokenizer.ggml.model"), "pre": metadata.get("tokenizer.ggml.pre")},
+        "template_sha256": ChatTemplate(template, {}).sha256 if isinstance(template, str) else None,
+        "licence": {key: metadata[key] for key in metadata if key.startswith("general.license")},
+        "memory": {
+            "weights_bytes": plan.weights_bytes,
+            "activations_bytes": plan.activations_bytes,
+            "kv_bytes_per_token": kv_bytes_per_token,
+            "kv_bytes_at_context": kv_bytes_per_token * context,
+            "total_bytes": plan.weights_bytes + plan.activations_bytes + kv_bytes_per_token * context,
+        },
+    }
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+__all__ = ["AsyncStream", "Completion", "Model", "Piece", "Stream", "Timings", "Usage", "describe", "load"]

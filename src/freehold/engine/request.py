@@ -1,0 +1,127 @@
+"""A request: its tokens, how they are drawn, and where its events go."""
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from freehold.errors import FreeholdError, RequestError
+
+MAX_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is drawn; names and meanings as in the OpenAI API, or the papers where it has none.
+
+    Order: logit bias, penalties, temperature, top-k, top-p, min-p. Raises RequestError for a value out of range.
+    """
+
+    max_tokens: int | None = None  # None: as far as the context goes
+    temperature: float = 0.7  # 0: always the likeliest token
+    top_p: float = 0.95
+    top_k: int = 0  # 0: all tokens
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None  # None: a random one
+    logprobs: int = 0  # likeliest tokens to report with each token
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_range("temperature", self.temperature, 0, 100)
+        _check_range("top_p", self.top_p, 0, 1, open_below=True)
+        _check_range("min_p", self.min_p, 0, 1)
+        _check_range("repetition_penalty", self.repetition_penalty, 0, 100, open_below=True)
+        _check_range("presence_penalty", self.presence_penalty, -100, 100)
+        _check_range("frequency_penalty", self.frequency_penalty, -100, 100)
+        _check_integer("top_k", self.top_k, 0, (1 << 31) - 1)
+        _check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.max_tokens is not None:
+            _check_integer("max_tokens", self.max_tokens, 1, (1 << 31) - 1)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, 0, (1 << 64) - 1)
+        for token, bias in self.logit_bias.items():
+            _check_integer("logit_bias: token", token, 0, (1 << 31) - 1)
+            _check_range("logit_bias", bias, -1000, 1000)
+
+
+def _check_range(name: str, value: Any, low: float, high: float, *, open_below: bool = False) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high or (open_below and value == low):
+        raise RequestError(f"{name}: expected a number {'above' if open_below else 'from'} {low} to {high}, got {value!r}")
+
+
+def _check_integer(name: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise RequestError(f"{name}: expected an integer from {low} to {high}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsEvent:
+    logits: Any  # float32 (rows, vocabulary) of the next rows of the prompt
+
+
+@dataclass(frozen=True, slots=True)
+class FinishEvent:
+    reason: str  # "stop", "length", "cancelled" or "error"
+    error: FreeholdError | None = None
+
+
+Event = TokenEvent | LogitsEvent | FinishEvent
+
+
+class Request:
+    """A user's job and its state. `sink` is called with each event, from the engine's thread."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        sink: Callable[[Event], None],
+        *,
+        stop_ids: frozenset[int] = frozenset(),
+        wants_logits: bool = False,
+        salt: bytes = b"",
+    ):
+        self.tokens = list(prompt)
+        self.num_prompt = len(self.tokens)
+        self.params = params
+        self.sink = sink
+        self.stop_ids = stop_ids
+        self.wants_logits = wants_logits
+        self.salt = salt  # requests of different salts share no prefix
+        self.seed = secrets.randbits(64) if params.seed is None else params.seed
+        self.sampler: Any = None  # made by the engine at submission
+        self.max_length = 0  # tokens, prompt included; set by the engine
+        # What the scheduler keeps.
+        self.blocks: list[int] = []
+        self.hashes: list[bytes] = []  # of the full blocks that are computed
+        self.num_computed = 0  # leading tokens whose keys and values are cached
+        self.num_cached = 0  # of these, found in the prefix cache when first admitted
+        self.finished = False
+        self.cancelled = False
+        # Monotonic times, seconds.
+        self.submitted_at = time.monotonic()
+        self.started_at = self.first_token_at = self.finished_at = 0.0
+
+    @property
+    def num_remaining(self) -> int:
+        """Rows to compute before the next token can be drawn."""
+        return len(self.tokens) - self.num_computed
+
+    def finish(self, reason: str, error: FreeholdError | None = None) -> None:
+        if not self.finished:
+            self.finished = True
+            self.finished_at = time.monotonic()
+            self.sink(FinishEvent(reason, error))

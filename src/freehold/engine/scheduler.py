@@ -1,0 +1,150 @@
+"""Which rows make up the next step.
+
+Continuous batching (Yu et al. 2022) with chunked prefill (Agrawal et al. 2023): every decoding request gets its row,
+what is left of the step goes to prefill, in turns. A request is admitted when its whole prompt has blocks; when a
+decoding request finds none, the youngest other request is preempted: its blocks are freed and it is computed again later.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from freehold.engine.executor import Batch
+from freehold.engine.kv_cache import BlockPool
+from freehold.engine.request import Request
+
+Work = list[tuple[Request, int]]  # requests of a step, with their number of rows
+
+
+class Scheduler:
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_rows: int,
+        max_logit_rows: int,
+        max_requests: int,
+        copy_block: Callable[[int, int], None],
+    ):
+        self.pool = pool
+        self.max_rows = max_rows
+        self.max_logit_rows = max_logit_rows
+        self.max_requests = min(max_requests, max_rows, max_logit_rows)
+        self.copy_block = copy_block
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self._turn = 0  # which prefilling request is first in the next step
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, request: Request) -> None:
+        self.waiting.append(request)
+
+    def remove(self, request: Request) -> None:
+        """Forget a request, running or waiting, and free its blocks at once."""
+        if request in self.running:
+            self.running.remove(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+        self._free(request)
+
+    def schedule(self) -> tuple[Batch, Work]:
+        """The next step, empty only when nothing is left to do."""
+        self._admit()
+        work: Work = []
+        for request in list(self.running):
+            if request in self.running and request.num_remaining == 1 and self._ensure_block(request, work):
+                work.append((request, 1))
+        work = [(request, rows) for request, rows in work if request in self.running]
+        self._add_prefill(work)
+        return self._batch(work), work
+
+    def computed(self, request: Request, rows: int) -> None:
+        """Note that a step has computed `rows` more of the request; its full blocks become shareable."""
+        request.num_computed += rows
+        size = self.pool.block_size
+        for index in range(len(request.hashes), request.num_computed // size):
+            parent = request.hashes[-1] if request.hashes else self.pool.root(request.salt)
+            tokens = request.tokens[index * size : (index + 1) * size]
+            request.hashes.append(self.pool.publish(request.blocks[index], parent, tokens))
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self.max_requests:
+            request = self.waiting[0]
+            self._find_prefix(request)
+            needed = -(-len(request.tokens) // self.pool.block_size) - len(request.blocks)
+            if needed > self.pool.num_available:
+                self._free(request)
+                return
+            request.blocks += [self.pool.allocate() for _ in range(needed)]
+            request.started_at = request.started_at or time.monotonic()
+            self.running.append(self.waiting.popleft())
+
+    def _find_prefix(self, request: Request) -> None:
+        """Use cached blocks for the leading tokens; the last token is always computed, for its logits."""
+        if request.wants_logits:
+            return
+        known = request.tokens[:-1]
+        request.blocks, request.hashes = self.pool.match(known, request.salt)
+        request.num_computed = len(request.blocks) * self.pool.block_size
+        parent = request.hashes[-1] if request.hashes else self.pool.root(request.salt)
+        partial = self.pool.copy_partial(parent, known[request.num_computed :], self.copy_block)
+        if partial:
+            request.blocks.append(partial[0])
+            request.num_computed += partial[1]
+        if not request.started_at:
+            request.num_cached = request.num_computed
+
+    def _ensure_block(self, request: Request, work: Work) -> bool:
+        """Give a decoding request the block of its next row, at the cost of the youngest where there is none."""
+        while request.num_computed // self.pool.block_size >= len(request.blocks):
+            if self.pool.num_available:
+                request.blocks.append(self.pool.allocate())
+                continue
+            youngest = max(self.running, key=lambda r: r.submitted_at)
+            self._preempt(youngest)
+            if youngest is request:
+                return False
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        self._free(request)
+        self.waiting.appendleft(request)
+
+    def _free(self, request: Request) -> None:
+        self.pool.release(request.blocks)
+        request.blocks, request.hashes, request.num_computed = [], [], 0
+
+    def _add_prefill(self, work: Work) -> None:
+        rows = self.max_rows - len(work)
+        logit_rows = self.max_logit_rows - len(work)
+        prefilling = [request for request in self.running if request.num_remaining > 1 or request.wants_logits]
+        self._turn += 1
+        for i in range(len(prefilling)):
+            request = prefilling[(self._turn + i) % len(prefilling)]
+            chunk = min(request.num_remaining, rows)
+            if request.wants_logits:
+                chunk = min(chunk, logit_rows)
+            if chunk <= 0 or not logit_rows:
+                continue
+            work.append((request, chunk))
+            rows -= chunk
+            logit_rows -= chunk if request.wants_logits else 1
+
+    def _batch(self, work: Work) -> Batch:
+        batch = Batch()
+        for request, rows in work:
+            first = request.num_computed
+            batch.tokens += request.tokens[first : first + rows]
+            batch.positions += range(first, first + rows)
+            batch.block_tables.append(request.blocks)
+            end = len(batch.tokens)
+            batch.row_starts.append(end)
+            if request.wants_logits:
+                batch.logit_rows += range(end - rows, end)
+            elif rows == request.num_remaining:
+                batch.logit_rows.append(end - 1)
+        return batch
