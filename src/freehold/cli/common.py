@@ -1,0 +1,102 @@
+"""What several verbs share: options, the progress bar, figures."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of how a model is loaded."""
+    for option in (
+        click.option("--context", type=int, metavar="TOKENS", help="Context length [default: as trained]."),
+        click.option("--threads", type=int, metavar="N", help="Threads [default: all cores]."),
+        click.option(
+            "--kv-type",
+            type=click.Choice(["f16", "bf16", "int8", "f32"]),
+            default="f16",
+            show_default=True,
+            help="Format of cached keys and values.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32"]),
+            help="Evaluate the weights in float32 [default: as the file has them].",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def loaded(ref: str | None, options: dict[str, Any]) -> Iterator[Any]:
+    """A loaded model; a progress bar on a terminal while it is downloaded."""
+    import freehold
+
+    with download_progress() as progress:
+        model = freehold.load(
+            ref,
+            dtype=options["dtype"],
+            threads=options["threads"],
+            context=options["context"],
+            kv_format=options["kv_type"],
+            progress=progress,
+        )
+    with model:
+        yield model
+
+
+@contextmanager
+def download_progress() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A callback for `store.fetch`; its bar appears on stderr with the first bytes, when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    bar: Any = None
+    task: Any = None
+
+    def update(what: str, done: int, total: int) -> None:
+        nonlocal bar, task
+        if bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+            columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+            bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            bar.start()
+            task = bar.add_task(what, total=total)
+        bar.update(task, description=what, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def peak_memory_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started, the interpreter's own start included."""
+    ticks = int(Path("/proc/self/stat").read_text().rsplit(") ", 1)[1].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / 100  # USER_HZ, always 100 on Linux
+
+
+def human_bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"

@@ -1,0 +1,63 @@
+"""freehold show: what a model is."""
+
+from typing import Any
+
+import click
+
+from freehold.cli.common import download_progress, human_bytes, print_json
+
+
+@click.command(name="show")
+@click.argument("model", required=False)
+@click.option("--context", type=int, metavar="TOKENS", help="Context to compute memory for [default: as trained].")
+@click.option("--kv-type", type=click.Choice(["f16", "bf16", "int8", "f32"]), default="f16", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(model: str | None, context: int | None, kv_type: str, as_json: bool) -> None:
+    """What MODEL (a catalogue name or a path to a .gguf file) is, and the memory it will need. Reads no weights."""
+    import freehold
+    from freehold.store.fetch import resolve
+
+    with download_progress() as progress:
+        resolve(model, progress=progress)
+    info = freehold.describe(model, context=context, kv_format=kv_type)
+    if as_json:
+        print_json(info)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for name, value in _rows(info):
+        table.add_row(f"[bold]{name}[/bold]", value)
+    Console(highlight=False).print(table)
+
+
+def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
+    memory = info["memory"]
+    formats = [
+        f"{kind}: {', '.join(f'{form} x {count}' if count > 1 else form for form, count in counts.items())}"
+        for kind, counts in info["quantization"].items()
+    ]
+    licence = ", ".join(f"{key.removeprefix('general.')}: {value}" for key, value in info["licence"].items())
+    return [
+        ("name", str(info["name"])),
+        ("file", f"{info['file']} ({human_bytes(info['file_bytes'])})"),
+        ("sha256", info["sha256"] or "not computed"),
+        ("architecture", info["architecture"]),
+        ("parameters", f"{info['parameters'] / 1e6:,.1f} M"),
+        ("layers", f"{info['layers']}, {info['hidden_size']} wide"),
+        ("heads", f"{info['heads']} of {info['head_dim']}, {info['kv_heads']} for keys and values"),
+        ("quantization", "\n".join(formats)),
+        ("context", f"{info['context']} tokens (trained: {info['trained_context']})"),
+        ("vocabulary", f"{info['vocabulary_size']} tokens ({info['tokenizer']['model']}, {info['tokenizer']['pre']})"),
+        ("chat template", f"sha256 {info['template_sha256']}" if info["template_sha256"] else "none"),
+        ("licence", licence or "the file does not say"),
+        ("memory: weights", human_bytes(memory["weights_bytes"])),
+        ("memory: activations", human_bytes(memory["activations_bytes"])),
+        (
+            "memory: KV cache",
+            f"{human_bytes(memory['kv_bytes_per_token'])} a token, "
+            f"{human_bytes(memory['kv_bytes_at_context'])} at {info['context']} tokens",
+        ),
+        ("memory: in all", human_bytes(memory["total_bytes"])),
+    ]
