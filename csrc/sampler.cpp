@@ -7,8 +7,8 @@
 namespace freehold {
 namespace {
 
-constexpr int kChunk = 1024;        // of the vocabulary, when drawing from all of it
-constexpr float kFirstReach = 10;   // how far below the maximum top-p looks at first, in units of temperature
+constexpr int kChunk = 1024;       // of the vocabulary, when drawing from all of it
+constexpr float kFirstReach = 10;  // how far below the maximum top-p looks at first, in units of temperature
 
 uint64_t mix(uint64_t x) {  // splitmix64's finalizer
     x ^= x >> 30;
@@ -26,7 +26,8 @@ int argmax(const float* logits, int vocabulary, float max) {
 
 }  // namespace
 
-Sampler::Sampler(SamplerOptions options, std::vector<int> prompt) : options_(std::move(options)), prompt_(std::move(prompt)) {
+Sampler::Sampler(SamplerOptions options, std::vector<int> prompt)
+    : options_(std::move(options)), prompt_(std::move(prompt)) {
     std::sort(prompt_.begin(), prompt_.end());
     prompt_.erase(std::unique(prompt_.begin(), prompt_.end()), prompt_.end());
 }
@@ -50,7 +51,8 @@ Sample Sampler::sample(const Kernels& kernels, const float* logits, int vocabula
 }
 
 bool Sampler::changes_logits() const {
-    return !options_.logit_bias.empty() || options_.repetition_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0;
+    return !options_.logit_bias.empty() || options_.repetition_penalty != 1 || options_.presence_penalty != 0 ||
+           options_.frequency_penalty != 0;
 }
 
 // Bias and penalties, on a copy; the logits themselves when there are none.
@@ -66,13 +68,16 @@ const float* Sampler::adjust(const float* logits, int vocabulary) {
     if (options_.repetition_penalty != 1)
         for (int token : prompt_) repeat(token);
     for (const auto& [token, times] : reply_) {
-        if (options_.repetition_penalty != 1 && !std::binary_search(prompt_.begin(), prompt_.end(), token)) repeat(token);
+        if (options_.repetition_penalty != 1 && !std::binary_search(prompt_.begin(), prompt_.end(), token))
+            repeat(token);
         adjusted_[size_t(token)] -= options_.presence_penalty + options_.frequency_penalty * float(times);
     }
     return adjusted_.data();
 }
 
-double Sampler::weight(float logit, float max) const { return std::exp((double(logit) - double(max)) / double(options_.temperature)); }
+double Sampler::weight(float logit, float max) const {
+    return std::exp((double(logit) - double(max)) / double(options_.temperature));
+}
 
 double Sampler::next_uniform() {
     return double(mix(mix(options_.seed + 0x9e3779b97f4a7c15u) + 0x9e3779b97f4a7c15u * (drawn_ + 1)) >> 11) * 0x1p-53;
@@ -98,7 +103,8 @@ int Sampler::choose(const Kernels& kernels, const float* logits, int vocabulary)
             select(logits, vocabulary, max - reach * options_.temperature);
             double reached = 0;
             for (const Candidate& candidate : candidates_) reached += weight(candidate.logit, max);
-            if (reach >= furthest || reached >= double(options_.top_p) * total || int(candidates_.size()) == vocabulary) break;
+            if (reach >= furthest || reached >= double(options_.top_p) * total || int(candidates_.size()) == vocabulary)
+                break;
         }
         sort_candidates();
     }
@@ -119,12 +125,14 @@ int Sampler::choose(const Kernels& kernels, const float* logits, int vocabulary)
 }
 
 // Inverse transform over the whole vocabulary: the chunk first, then the token in it.
-int Sampler::draw_from_all(const Kernels& kernels, const float* logits, int vocabulary, float max, double threshold) const {
+int Sampler::draw_from_all(const Kernels& kernels, const float* logits, int vocabulary, float max,
+                           double threshold) const {
     const float inverse = 1 / options_.temperature;
     std::vector<double> chunks;
     double total = 0;
     for (int begin = 0; begin < vocabulary; begin += kChunk)
-        total += chunks.emplace_back(double(kernels.exp_sum(logits + begin, std::min(kChunk, vocabulary - begin), max, inverse)));
+        total += chunks.emplace_back(
+            double(kernels.exp_sum(logits + begin, std::min(kChunk, vocabulary - begin), max, inverse)));
     double rest = threshold * total;
     size_t chunk = 0;
     while (chunk + 1 < chunks.size() && rest >= chunks[chunk]) rest -= chunks[chunk++];
@@ -154,7 +162,9 @@ void Sampler::sort_candidates() {
 
 // The `count` largest logits, in falling order.
 void Sampler::select_top(const float* logits, int vocabulary, int count) {
-    const auto larger = [](const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.token < b.token; };
+    const auto larger = [](const Candidate& a, const Candidate& b) {
+        return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+    };
     candidates_.clear();
     for (int token = 0; token < vocabulary; token++) {
         if (int(candidates_.size()) < count) {

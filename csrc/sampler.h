@@ -18,8 +18,8 @@ struct SamplerOptions {
     float temperature = 1;  // 0: the most likely token, of equals the first
     int top_k = 0;          // 0: all
     float top_p = 1, min_p = 0;
-    float repetition_penalty = 1;                          // of tokens in prompt and reply (Keskar et al. 2019)
-    float presence_penalty = 0, frequency_penalty = 0;     // of tokens in the reply
+    float repetition_penalty = 1;                       // of tokens in prompt and reply (Keskar et al. 2019)
+    float presence_penalty = 0, frequency_penalty = 0;  // of tokens in the reply
     uint64_t seed = 0;
     int num_logprobs = 0;  // likeliest tokens to report
     std::vector<std::pair<int, float>> logit_bias;
@@ -57,10 +57,10 @@ class Sampler {
     double next_uniform();
 
     SamplerOptions options_;
-    std::vector<int> prompt_;                // distinct tokens
-    std::unordered_map<int, int> reply_;     // token: times drawn
+    std::vector<int> prompt_;             // distinct tokens
+    std::unordered_map<int, int> reply_;  // token: times drawn
     uint64_t drawn_ = 0;
-    std::vector<float> adjusted_;            // reused from call to call
+    std::vector<float> adjusted_;  // reused from call to call
     std::vector<Candidate> candidates_;
 };
 
