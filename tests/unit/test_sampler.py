@@ -4,7 +4,6 @@ import math
 
 import numpy
 import pytest
-
 from freehold._native import Sampler, supported_isas
 
 SIZES = [1, 15, 16, 17, 1000, 1025, 49_152]
