@@ -386,11 +386,14 @@ def test_a_sink_that_fails_harms_nobody_else(fails_at):
     executor = FakeExecutor()
     executor.may_run.clear()
     with engine_of(executor) as engine:
-        engine.submit(Request([1, 2], SamplingParams(max_tokens=3), sink))
+        broken = Request([1, 2], SamplingParams(max_tokens=3), sink)
+        engine.submit(broken)
         good = Job([3, 4], max_tokens=20)
         engine.submit(good.request)
         executor.may_run.set()
         assert good.result()[0] == good.expected()
+        assert broken.finished
+        assert len(broken.tokens) == (3 if fails_at is TokenEvent else 5)
 
 
 def test_a_scheduler_that_fails_leaves_nobody_waiting(monkeypatch):

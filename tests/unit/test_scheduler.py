@@ -107,11 +107,13 @@ def test_the_youngest_is_preempted_and_comes_back():
     assert plan.step() == {old: 4, young: 4}
     for _ in range(2):
         assert plan.step() == {old: 1, young: 1}
+    behind = plan.add(8, first=5)
     assert plan.step() == {old: 1}  # both need a fourth block
     assert young.blocks == [] and plan.scheduler.waiting[0] is young
     while old.num_computed < 10:
         assert set(plan.step()) == {old}
     plan.scheduler.remove(old)
+    plan.scheduler.remove(behind)
     assert plan.step()[young] >= 1
     assert young.num_computed == len(young.tokens) - 1
 
@@ -148,3 +150,13 @@ def test_removing_frees_everything():
         plan.scheduler.remove(request)  # again is no harm
     assert plan.pool.num_available == 50
     assert not plan.scheduler.has_work
+
+
+def test_a_preempted_request_for_logits_starts_over():
+    plan = Plan(num_blocks=8, block_size=2, max_rows=16, max_logit_rows=2)
+    old, whole = plan.add(6, first=1), plan.add(8, first=3, wants_logits=True)
+    while old.num_computed < 8:  # both have four blocks then
+        plan.step()
+    assert 0 < whole.num_computed < 8
+    plan.step()
+    assert whole.blocks == [] and whole.num_computed == 0
