@@ -1,8 +1,9 @@
 """The public Python face: load a model, and generate, chat, stream or ask for logits, from any thread or task."""
 
+import operator
 import queue
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -267,9 +268,9 @@ class Model:
         """Token ids of a conversation, by the model's chat template."""
         return encode_chat(self.tokenizer, self.template, messages, tools=tools, **variables)
 
-    def _prompt_tokens(self, prompt: str | Sequence[int]) -> list[int]:
+    def _prompt_tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
         if not isinstance(prompt, str):
-            return list(prompt)
+            return prompt
         tokens = self.tokenizer.encode(prompt)
         bos = self.tokenizer.bos_id
         return [bos, *tokens] if self.tokenizer.add_bos and bos is not None else tokens
@@ -311,13 +312,14 @@ class Model:
         """Logits after each token: float32 (len(tokens), vocabulary). Raises EngineError if the model is closed."""
         import numpy
 
-        vocabulary = self.engine.executor.vocabulary_size
-        needed, available = 4 * len(tokens) * vocabulary, available_memory()
-        if needed > available:
-            raise MemoryBudgetError(f"the logits of {len(tokens)} tokens", needed, available, "ask for fewer at a time")
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.engine.submit(Request(tokens, SamplingParams(), events.put, wants_logits=True))
-        logits = numpy.empty((len(tokens), vocabulary), numpy.float32)
+        request = Request(tokens, SamplingParams(), events.put, wants_logits=True)
+        shape = (request.num_prompt, self.engine.executor.vocabulary_size)
+        needed, available = 4 * shape[0] * shape[1], available_memory()
+        if needed > available:
+            raise MemoryBudgetError(f"the logits of {shape[0]} tokens", needed, available, "ask for fewer at a time")
+        self.engine.submit(request)
+        logits = numpy.empty(shape, numpy.float32)
         while not isinstance(event := events.get(), FinishEvent):
             if isinstance(event, LogitsEvent):
                 logits[event.first : event.first + len(event.logits)] = event.logits
@@ -325,10 +327,10 @@ class Model:
             raise event.error or EngineError("the model was closed before its logits were there")
         return logits
 
-    def _submit(self, tokens: list[int], sink: Callable[[Event], None], sampling: Mapping[str, Any]) -> _Reply:
+    def _submit(self, tokens: Sequence[int], sink: Callable[[Event], None], sampling: Mapping[str, Any]) -> _Reply:
         options = dict(sampling)
         stops = _stops(options.pop("stop", None))
-        stop_ids = frozenset(options.pop("stop_ids", ()))
+        stop_ids = _stop_ids(options.pop("stop_ids", ()))
         if not options.pop("ignore_eos", False):
             stop_ids |= self.tokenizer.eos_ids
         try:
@@ -348,7 +350,7 @@ class Model:
     async def astream_chat(self, messages: Messages, *, tools: Any = None, **sampling: Any) -> AsyncStream:
         return await self._astream(lambda: self.chat_tokens(messages, tools=tools), sampling)
 
-    async def _astream(self, tokens: Callable[[], list[int]], sampling: Mapping[str, Any]) -> AsyncStream:
+    async def _astream(self, tokens: Callable[[], Sequence[int]], sampling: Mapping[str, Any]) -> AsyncStream:
         import asyncio
 
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
@@ -373,6 +375,13 @@ class Model:
 
     async def adetokenize(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
         return await _to_thread(lambda: self.detokenize(tokens, skip_special=skip_special))
+
+
+def _stop_ids(tokens: Iterable[int]) -> frozenset[int]:
+    try:
+        return frozenset(operator.index(token) for token in tokens)
+    except TypeError:
+        raise RequestError(f"stop_ids: expected token ids, got {tokens!r}") from None
 
 
 async def _to_thread(call: Callable[[], Any]) -> Any:
