@@ -130,6 +130,7 @@ nb::tuple to_python(const Sample& sample) {
 nb::list sample_rows(Program& program, const std::vector<Sampler*>& samplers) {
     if (int(samplers.size()) != program.num_logit_rows())
         throw std::invalid_argument("sample: one sampler for each logit row is needed");
+    for (const Sampler* sampler : samplers) sampler->check_vocabulary(program.output_width());
     std::vector<Sample> samples(samplers.size());
     {
         nb::gil_scoped_release release;
@@ -164,10 +165,14 @@ void bind_sampler(nb::module_& m) {
             "prompt"_a = std::vector<int>())
         .def(
             "sample",
-            [](Sampler& self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits) {
-                return to_python(self.sample(*choose_kernels(""), logits.data(), int(logits.size())));
+            [](Sampler& self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits,
+               const std::string& isa) {
+                const Kernels* kernels = choose_kernels(isa);
+                if (!kernels) throw std::invalid_argument("this machine cannot run the instruction set '" + isa + "'");
+                self.check_vocabulary(int(logits.size()));
+                return to_python(self.sample(*kernels, logits.data(), int(logits.size())));
             },
-            "logits"_a);
+            "logits"_a, "isa"_a = "");
 }
 
 void bind_executor(nb::module_& m) {
