@@ -118,5 +118,3 @@ def test_same_bits_after_a_prefix_hit(smollm):
     for cached, computed in ((again, fresh), (partial, partial_fresh)):
         assert cached.tokens == computed.tokens
         assert cached.logprobs == computed.logprobs
-
-
