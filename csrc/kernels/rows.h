@@ -45,21 +45,22 @@ struct RowKernels {
     // Codes of 32 columns: round(x / scale), scale = max |x| / 127. A NaN or an infinity makes the scale NaN.
     static void quantize_block(const float* x, const PreparedRows& out, int row, int block) {
         constexpr int n = kBlock / S::W;
-        F v[n], largest[V], taint[V];
-        for (int i = 0; i < V; i++) largest[i] = taint[i] = S::zero();
-        for (int i = 0; i < n; i++) {
-            v[i] = S::load(x + i * S::W);
-            largest[i % V] = S::max(largest[i % V], S::abs(v[i]));
-            taint[i % V] = S::fma(v[i], S::zero(), taint[i % V]);
-        }
-        const float max = reduce16<S>(largest, larger);
-        const F inverse = S::set1(max > 0 ? 127.0f / max : 0.0f);
+        F v[n];
+        for (int i = 0; i < n; i++) v[i] = S::load(x + i * S::W);
+        F largest = S::abs(v[0]);
+        for (int i = 1; i < n; i++) largest = S::max_magnitude(largest, S::abs(v[i]));
+        const float max = S::reduce_magnitude(largest);
+        const bool finite = max < __builtin_inff();
+        const F inverse = S::set1(max > 1e-30f && finite ? 127.0f / max : 0.0f);
         int8_t* codes = out.codes + size_t(row) * out.cols + block * kBlock;
-        for (int i = 0; i < n; i++) S::store_s8(codes + i * S::W, S::round(S::mul(v[i], inverse)));
         int sums[2] = {};
-        for (int i = 0; i < 32; i++) sums[i / 16] += codes[i];
+        for (int i = 0; i < n; i++) {
+            const F code = finite ? S::round(S::mul(v[i], inverse)) : S::zero();
+            S::store_s8(codes + i * S::W, code);
+            sums[i * S::W / 16] += S::sum_int(code);
+        }
         const size_t at = size_t(row) * (out.cols / kBlock) + block;
-        const float scale = max / 127.0f + reduce16<S>(taint, plus);
+        const float scale = finite ? max / 127.0f : __builtin_nanf("");
         out.scales[at] = scale;
         out.scaled_sums[at] = scale * float(sums[0] + sums[1]);
         out.negative_sums32[at] = -(sums[0] + sums[1]);

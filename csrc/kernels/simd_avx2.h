@@ -62,6 +62,23 @@ struct Avx2 {
         _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
     }
 
+    FH_INLINE F max_magnitude(F a, F b) {
+        return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+    }
+    FH_INLINE float reduce_magnitude(F a) {
+        const __m256i v = _mm256_castps_si256(a);
+        __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+        m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+        return _mm_cvtss_f32(_mm_castsi128_ps(m));
+    }
+    FH_INLINE int sum_int(F a) {
+        const __m256i v = _mm256_cvtps_epi32(a);
+        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+        return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+    }
+
     FH_INLINE I zero_int() { return _mm256_setzero_si256(); }
     FH_INLINE F to_float(I x) { return _mm256_cvtepi32_ps(x); }
     template <int n>

@@ -63,6 +63,16 @@ struct Avx512 {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
     }
 
+    // The larger magnitude of two that are not negative; a NaN is larger than all, since its bits are.
+    FH_INLINE F max_magnitude(F a, F b) {
+        return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+    }
+    FH_INLINE float reduce_magnitude(F a) {
+        const int bits = _mm512_reduce_max_epi32(_mm512_castps_si512(a));
+        return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(bits)));
+    }
+    FH_INLINE int sum_int(F a) { return _mm512_reduce_add_epi32(_mm512_cvtps_epi32(a)); }  // of integral lanes
+
     FH_INLINE I zero_int() { return _mm512_setzero_si512(); }
     FH_INLINE F to_float(I x) { return _mm512_cvtepi32_ps(x); }
     template <int n>

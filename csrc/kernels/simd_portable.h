@@ -114,6 +114,20 @@ struct Portable {
         for (int i = 0; i < W; i++) p[i] = int8_t(x.v[i]);
     }
 
+    FH_INLINE F max_magnitude(F a, F b) {
+        return lanes<F>([&](int i) { return a.v[i] > b.v[i] || a.v[i] != a.v[i] ? a.v[i] : b.v[i]; });
+    }
+    FH_INLINE float reduce_magnitude(F a) {
+        float max = 0;
+        for (float x : a.v) max = x > max || x != x ? x : max;
+        return max;
+    }
+    FH_INLINE int sum_int(F a) {
+        float sum = 0;
+        for (float x : a.v) sum += x;
+        return int(sum);
+    }
+
     FH_INLINE I zero_int() { return I{}; }
     FH_INLINE F to_float(I x) {
         return lanes<F>([&](int i) { return float(x.v[i]); });
