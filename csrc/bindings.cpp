@@ -64,7 +64,8 @@ size_t packed_bytes(const std::string& format, int rows, int cols) {
 }
 
 // Each (format, rows, cols, bytes of the file's blocks) repacked, all panels shared out to the pool's threads.
-std::vector<PackedWeight> pack(Pool& pool, WeightArena& arena, const std::vector<std::tuple<std::string, int, int, Bytes>>& tensors) {
+std::vector<PackedWeight> pack(Pool& pool, WeightArena& arena,
+                               const std::vector<std::tuple<std::string, int, int, Bytes>>& tensors) {
     std::vector<PackedWeight> weights;
     std::vector<const uint8_t*> sources;
     std::vector<std::pair<int, int>> panels;
@@ -76,7 +77,8 @@ std::vector<PackedWeight> pack(Pool& pool, WeightArena& arena, const std::vector
             throw std::invalid_argument("pack: " + std::to_string(bytes.size()) + " bytes do not make that shape");
         weights.push_back(arena.place(format, rows, cols));
         sources.push_back(bytes.data());
-        for (int panel = 0; panel < weights.back().num_panels(); panel++) panels.emplace_back(int(weights.size()) - 1, panel);
+        for (int panel = 0; panel < weights.back().num_panels(); panel++)
+            panels.emplace_back(int(weights.size()) - 1, panel);
     }
     nb::gil_scoped_release release;
     pool.threads->parallel_for(int(panels.size()), [&](int item, int) {
@@ -101,7 +103,8 @@ Step make_step(std::vector<int32_t> tokens, std::vector<int32_t> positions, cons
     for (size_t r = 0; r < block_tables.size(); r++) {
         const int first = row_starts[r];
         if (first < 0 || first >= step.num_rows()) throw std::invalid_argument("step: row_starts");
-        step.requests.push_back({first, row_starts[r + 1] - first, step.positions.at(size_t(first)), std::move(block_tables[r])});
+        step.requests.push_back(
+            {first, row_starts[r + 1] - first, step.positions.at(size_t(first)), std::move(block_tables[r])});
     }
     return step;
 }
@@ -125,15 +128,20 @@ nb::tuple to_python(const Sample& sample) {
 
 // One sample for each logit row of the last run, the rows shared out to the pool's threads.
 nb::list sample_rows(Program& program, const std::vector<Sampler*>& samplers) {
-    if (int(samplers.size()) != program.num_logit_rows()) throw std::invalid_argument("sample: one sampler for each logit row is needed");
+    if (int(samplers.size()) != program.num_logit_rows())
+        throw std::invalid_argument("sample: one sampler for each logit row is needed");
+    for (const Sampler* sampler : samplers) sampler->check_vocabulary(program.output_width());
     std::vector<Sample> samples(samplers.size());
     {
         nb::gil_scoped_release release;
         const auto one = [&](int row, int) {
-            samples[size_t(row)] = samplers[size_t(row)]->sample(*program.context().kernels, program.logits(row), program.output_width());
+            samples[size_t(row)] =
+                samplers[size_t(row)]->sample(*program.context().kernels, program.logits(row), program.output_width());
         };
-        if (samples.size() == 1) one(0, 0);
-        else program.pool().parallel_for(int(samples.size()), one);
+        if (samples.size() == 1)
+            one(0, 0);
+        else
+            program.pool().parallel_for(int(samples.size()), one);
     }
     nb::list out;
     for (const Sample& sample : samples) out.append(to_python(sample));
@@ -142,24 +150,42 @@ nb::list sample_rows(Program& program, const std::vector<Sampler*>& samplers) {
 
 void bind_sampler(nb::module_& m) {
     nb::class_<Sampler>(m, "Sampler")
-        .def("__init__", [](Sampler* self, float temperature, int top_k, float top_p, float min_p, float repetition_penalty, float presence_penalty,
-                            float frequency_penalty, uint64_t seed, int num_logprobs, std::vector<std::pair<int, float>> logit_bias, std::vector<int> prompt) {
-            new (self) Sampler({temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed, num_logprobs, std::move(logit_bias)},
-                               std::move(prompt));
-        }, nb::kw_only(), "temperature"_a = 1.0f, "top_k"_a = 0, "top_p"_a = 1.0f, "min_p"_a = 0.0f, "repetition_penalty"_a = 1.0f,
-           "presence_penalty"_a = 0.0f, "frequency_penalty"_a = 0.0f, "seed"_a = 0, "num_logprobs"_a = 0,
-           "logit_bias"_a = std::vector<std::pair<int, float>>(), "prompt"_a = std::vector<int>())
-        .def("sample", [](Sampler& self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits) {
-            return to_python(self.sample(*choose_kernels(""), logits.data(), int(logits.size())));
-        }, "logits"_a);
+        .def(
+            "__init__",
+            [](Sampler* self, float temperature, int top_k, float top_p, float min_p, float repetition_penalty,
+               float presence_penalty, float frequency_penalty, uint64_t seed, int num_logprobs,
+               std::vector<std::pair<int, float>> logit_bias, std::vector<int> prompt) {
+                new (self) Sampler({temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
+                                    frequency_penalty, seed, num_logprobs, std::move(logit_bias)},
+                                   std::move(prompt));
+            },
+            nb::kw_only(), "temperature"_a = 1.0f, "top_k"_a = 0, "top_p"_a = 1.0f, "min_p"_a = 0.0f,
+            "repetition_penalty"_a = 1.0f, "presence_penalty"_a = 0.0f, "frequency_penalty"_a = 0.0f, "seed"_a = 0,
+            "num_logprobs"_a = 0, "logit_bias"_a = std::vector<std::pair<int, float>>(),
+            "prompt"_a = std::vector<int>())
+        .def(
+            "sample",
+            [](Sampler& self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits,
+               const std::string& isa) {
+                const Kernels* kernels = choose_kernels(isa);
+                if (!kernels) throw std::invalid_argument("this machine cannot run the instruction set '" + isa + "'");
+                self.check_vocabulary(int(logits.size()));
+                return to_python(self.sample(*kernels, logits.data(), int(logits.size())));
+            },
+            "logits"_a, "isa"_a = "");
 }
 
 void bind_executor(nb::module_& m) {
     nb::class_<Pool>(m, "Pool")
-        .def("__init__", [](Pool* self, int threads, const std::string& isa) { new (self) Pool(make_pool(threads, isa)); }, "threads"_a, "isa"_a = "")
+        .def(
+            "__init__",
+            [](Pool* self, int threads, const std::string& isa) { new (self) Pool(make_pool(threads, isa)); },
+            "threads"_a, "isa"_a = "")
         .def_prop_ro("isa", [](const Pool& self) { return std::string(self.kernels->name); })
         .def_prop_ro("threads", [](const Pool& self) { return self.threads->size(); })
-        .def("read_bandwidth", [](Pool& self) { return measure_read_bandwidth(*self.threads); }, nb::call_guard<nb::gil_scoped_release>());
+        .def(
+            "read_bandwidth", [](Pool& self) { return measure_read_bandwidth(*self.threads); },
+            nb::call_guard<nb::gil_scoped_release>());
     m.def("supported_isas", [] {
         std::vector<std::string> names;
         for (const Kernels* kernels : supported_kernels()) names.push_back(kernels->name);
@@ -176,44 +202,72 @@ void bind_executor(nb::module_& m) {
     m.def("pack", &pack, "pool"_a, "arena"_a, "tensors"_a);
 
     nb::class_<Program>(m, "Program")
-        .def("__init__", [](Program* self, Pool& pool, int max_rows, int max_logit_rows, const std::string& kv, int layers, int kv_heads, int head_dim, int num_blocks) {
-            new (self) Program(*pool.kernels, pool.threads, {max_rows, max_logit_rows}, {kv_format(kv), layers, kv_heads, head_dim}, num_blocks);
-        }, "pool"_a, "max_rows"_a, "max_logit_rows"_a, "kv_format"_a, "layers"_a, "kv_heads"_a, "head_dim"_a, "num_blocks"_a)
+        .def(
+            "__init__",
+            [](Program* self, Pool& pool, int max_rows, int max_logit_rows, const std::string& kv, int layers,
+               int kv_heads, int head_dim, int num_blocks) {
+                new (self) Program(*pool.kernels, pool.threads, {max_rows, max_logit_rows},
+                                   {kv_format(kv), layers, kv_heads, head_dim}, num_blocks);
+            },
+            "pool"_a, "max_rows"_a, "max_logit_rows"_a, "kv_format"_a, "layers"_a, "kv_heads"_a, "head_dim"_a,
+            "num_blocks"_a)
         .def("buffer", &Program::add_buffer, "width"_a, "logit_rows"_a)
         .def("output", &Program::set_output, "buffer"_a)
-        .def("embedding", [](Program& p, const std::string& format, Bytes table, int rows, int width, int out) {
-            const Format f = format_from_name(format.c_str());
-            const FormatInfo& info = format_info(f);
-            if (width % info.block_elements || table.size() != size_t(rows) * (size_t(width) / info.block_elements) * info.block_bytes)
-                throw std::invalid_argument("embedding: the bytes do not make that shape");
-            add_embedding(p, {f, table.data(), rows, width, out});
-        }, nb::keep_alive<1, 3>())
-        .def("rope_angles", [](Program& p, std::vector<float> frequencies, float scale, int out) { add_rope_angles(p, {std::move(frequencies), scale, out}); })
-        .def("linear", [](Program& p, std::string name, int input, std::vector<float> norm, float eps,
-                          std::vector<std::tuple<PackedWeight, std::vector<float>, int>> projections, int residual, const std::string& epilogue,
-                          int angles, int rotary_dim, bool interleaved, int layer) {
-            LinearOptions options{std::move(name), input, std::move(norm), eps, {}, residual, Epilogue::None, {angles, rotary_dim, interleaved}, layer};
-            if (epilogue == "swiglu") options.epilogue = Epilogue::Swiglu;
-            if (epilogue == "cache") options.epilogue = Epilogue::Cache;
-            for (auto& [weight, bias, out] : projections) options.projections.push_back({weight, std::move(bias), out});
-            add_linear(p, std::move(options));
-        }, "name"_a, "input"_a, "norm"_a, "eps"_a, "projections"_a, "residual"_a = -1, "epilogue"_a = "", "angles"_a = -1, "rotary_dim"_a = 0,
-           "interleaved"_a = false, "layer"_a = 0)
-        .def("attention", [](Program& p, int q, int out, int layer, int num_heads, float scale) { add_attention(p, {q, out, layer, num_heads, scale}); })
+        .def(
+            "embedding",
+            [](Program& p, const std::string& format, Bytes table, int rows, int width, int out) {
+                const Format f = format_from_name(format.c_str());
+                const FormatInfo& info = format_info(f);
+                if (width % info.block_elements ||
+                    table.size() != size_t(rows) * (size_t(width) / info.block_elements) * info.block_bytes)
+                    throw std::invalid_argument("embedding: the bytes do not make that shape");
+                add_embedding(p, {f, table.data(), rows, width, out});
+            },
+            nb::keep_alive<1, 3>())
+        .def("rope_angles", [](Program& p, std::vector<float> frequencies, float scale,
+                               int out) { add_rope_angles(p, {std::move(frequencies), scale, out}); })
+        .def(
+            "linear",
+            [](Program& p, std::string name, int input, std::vector<float> norm, float eps,
+               std::vector<std::tuple<PackedWeight, std::vector<float>, int>> projections, int residual,
+               const std::string& epilogue, int angles, int rotary_dim, bool interleaved, int layer) {
+                LinearOptions options{std::move(name),
+                                      input,
+                                      std::move(norm),
+                                      eps,
+                                      {},
+                                      residual,
+                                      Epilogue::None,
+                                      {angles, rotary_dim, interleaved},
+                                      layer};
+                if (epilogue == "swiglu") options.epilogue = Epilogue::Swiglu;
+                if (epilogue == "cache") options.epilogue = Epilogue::Cache;
+                for (auto& [weight, bias, out] : projections)
+                    options.projections.push_back({weight, std::move(bias), out});
+                add_linear(p, std::move(options));
+            },
+            "name"_a, "input"_a, "norm"_a, "eps"_a, "projections"_a, "residual"_a = -1, "epilogue"_a = "",
+            "angles"_a = -1, "rotary_dim"_a = 0, "interleaved"_a = false, "layer"_a = 0)
+        .def("attention", [](Program& p, int q, int out, int layer, int num_heads,
+                             float scale) { add_attention(p, {q, out, layer, num_heads, scale}); })
         .def("select_rows", &add_select_rows, "input"_a, "out"_a)
         .def("rms_norm", &add_rms_norm, "input"_a, "weight"_a, "eps"_a, "out"_a)
-        .def("rope", [](Program& p, int input, int heads, int head_dim, int angles, int rotary_dim, bool interleaved, int out) {
-            add_rope(p, input, heads, head_dim, {angles, rotary_dim, interleaved}, out);
-        })
+        .def("rope", [](Program& p, int input, int heads, int head_dim, int angles, int rotary_dim, bool interleaved,
+                        int out) { add_rope(p, input, heads, head_dim, {angles, rotary_dim, interleaved}, out); })
         .def("cache_write", &add_cache_write, "k"_a, "v"_a, "layer"_a)
         .def("swiglu", &add_swiglu, "gate"_a, "up"_a, "out"_a)
         .def("add", &add_add, "a"_a, "b"_a, "out"_a)
-        .def("run", [](Program& p, std::vector<int32_t> tokens, std::vector<int32_t> positions, const std::vector<int>& row_starts,
-                       std::vector<std::vector<int32_t>> block_tables, std::vector<int32_t> logit_rows) {
-            Step step = make_step(std::move(tokens), std::move(positions), row_starts, std::move(block_tables), std::move(logit_rows));
-            nb::gil_scoped_release release;
-            p.run(std::move(step));
-        }, "tokens"_a, "positions"_a, "row_starts"_a, "block_tables"_a, "logit_rows"_a)
+        .def(
+            "run",
+            [](Program& p, std::vector<int32_t> tokens, std::vector<int32_t> positions,
+               const std::vector<int>& row_starts, std::vector<std::vector<int32_t>> block_tables,
+               std::vector<int32_t> logit_rows) {
+                Step step = make_step(std::move(tokens), std::move(positions), row_starts, std::move(block_tables),
+                                      std::move(logit_rows));
+                nb::gil_scoped_release release;
+                p.run(std::move(step));
+            },
+            "tokens"_a, "positions"_a, "row_starts"_a, "block_tables"_a, "logit_rows"_a)
         .def("logits", &logits_array)
         .def("sample", &sample_rows, "samplers"_a)
         .def("copy_block", &Program::copy_block, "source"_a, "target"_a)
@@ -230,7 +284,8 @@ void bind_executor(nb::module_& m) {
 nb::ndarray<nb::numpy, float, nb::ndim<1>> dequantize_array(const std::string& name, Bytes bytes) {
     const Format format = format_from_name(name.c_str());
     const FormatInfo& info = format_info(format);
-    if (bytes.size() % size_t(info.block_bytes)) throw std::invalid_argument("dequantize: the bytes are not whole blocks");
+    if (bytes.size() % size_t(info.block_bytes))
+        throw std::invalid_argument("dequantize: the bytes are not whole blocks");
     const size_t count = bytes.size() / size_t(info.block_bytes) * size_t(info.block_elements);
     auto* out = new float[count];
     nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
@@ -239,15 +294,20 @@ nb::ndarray<nb::numpy, float, nb::ndim<1>> dequantize_array(const std::string& n
 }
 
 nb::object to_python(const GgufValue& value) {
-    return std::visit([](const auto& v) -> nb::object {
-        using T = std::decay_t<decltype(v)>;
-        if constexpr (std::is_same_v<T, std::string_view>) return nb::str(v.data(), v.size());
-        else if constexpr (std::is_same_v<T, GgufArray>) {
-            nb::object list = nb::steal(PyList_New(Py_ssize_t(v.size())));
-            for (size_t i = 0; i < v.size(); i++) PyList_SET_ITEM(list.ptr(), Py_ssize_t(i), to_python(v[i]).release().ptr());
-            return list;
-        } else return nb::cast(v);
-    }, value.value);
+    return std::visit(
+        [](const auto& v) -> nb::object {
+            using T = std::decay_t<decltype(v)>;
+            if constexpr (std::is_same_v<T, std::string_view>)
+                return nb::str(v.data(), v.size());
+            else if constexpr (std::is_same_v<T, GgufArray>) {
+                nb::object list = nb::steal(PyList_New(Py_ssize_t(v.size())));
+                for (size_t i = 0; i < v.size(); i++)
+                    PyList_SET_ITEM(list.ptr(), Py_ssize_t(i), to_python(v[i]).release().ptr());
+                return list;
+            } else
+                return nb::cast(v);
+        },
+        value.value);
 }
 
 // (version, metadata, [(name, shape, format, offset, bytes)]) of the file in `bytes`.
@@ -259,7 +319,8 @@ nb::tuple read_gguf(Bytes bytes) {
     for (const GgufTensor& t : header.tensors) {
         nb::list shape;
         for (uint64_t length : t.shape) shape.append(length);
-        tensors.append(nb::make_tuple(nb::str(t.name.data(), t.name.size()), nb::tuple(shape), format_info(t.format).name, t.offset, t.bytes));
+        tensors.append(nb::make_tuple(nb::str(t.name.data(), t.name.size()), nb::tuple(shape),
+                                      format_info(t.format).name, t.offset, t.bytes));
     }
     return nb::make_tuple(header.version, metadata, tensors);
 }
@@ -267,7 +328,8 @@ nb::tuple read_gguf(Bytes bytes) {
 void bind_formats(nb::module_& m) {
     // The exceptions' Python classes, so that they arrive as the library's own.
     static PyObject* file_error = nb::module_::import_("freehold.errors").attr("ModelFileError").inc_ref().ptr();
-    static PyObject* unsupported_error = nb::module_::import_("freehold.errors").attr("UnsupportedError").inc_ref().ptr();
+    static PyObject* unsupported_error =
+        nb::module_::import_("freehold.errors").attr("UnsupportedError").inc_ref().ptr();
     nb::register_exception_translator([](const std::exception_ptr& p, void*) {
         try {
             std::rethrow_exception(p);

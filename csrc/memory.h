@@ -18,7 +18,8 @@ class Pages {
         if (!bytes) return;
         constexpr size_t kHuge = size_t(2) << 20;
         mapped_bytes_ = bytes + (huge ? kHuge : 0);
-        mapped_ = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        mapped_ =
+            mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (mapped_ == MAP_FAILED) throw std::bad_alloc();
         data_ = static_cast<uint8_t*>(mapped_);
         if (!huge) return;

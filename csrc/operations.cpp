@@ -15,8 +15,9 @@ const Buffer& buffer_of(Context& context, int index) { return *context.buffers.a
 
 void check_width(Program& program, int buffer, int width, const char* what) {
     if (buffer_of(program.context(), buffer).width != width)
-        throw std::invalid_argument(std::string(what) + ": width " + std::to_string(buffer_of(program.context(), buffer).width) +
-                                    ", expected " + std::to_string(width));
+        throw std::invalid_argument(std::string(what) + ": width " +
+                                    std::to_string(buffer_of(program.context(), buffer).width) + ", expected " +
+                                    std::to_string(width));
 }
 
 // An operation that treats each row by itself.
@@ -46,11 +47,13 @@ class Embedding : public RowOperation {
     std::string name() const override { return "embedding"; }
     int plan(Context& context) override {
         for (int token : context.step.tokens)
-            if (token < 0 || token >= options_.num_rows) throw std::invalid_argument("step: token " + std::to_string(token) + " is not in the vocabulary");
+            if (token < 0 || token >= options_.num_rows)
+                throw std::invalid_argument("step: token " + std::to_string(token) + " is not in the vocabulary");
         return RowOperation::plan(context);
     }
     void row(Context& context, int index, float* out) override {
-        dequantize(options_.format, options_.table + size_t(context.step.tokens[index]) * row_bytes_, out, size_t(options_.width));
+        dequantize(options_.format, options_.table + size_t(context.step.tokens[index]) * row_bytes_, out,
+                   size_t(options_.width));
     }
 
   private:
@@ -77,7 +80,8 @@ class RopeAngles : public RowOperation {
 
 void turn(Context& context, const RopeOptions& rope, int row, float* heads, int num_heads, int head_dim) {
     const float* angles = buffer_of(context, rope.angles).row(row);
-    context.kernels->rope({heads, num_heads, head_dim, rope.rotary_dim, rope.interleaved, angles, angles + rope.rotary_dim / 2});
+    context.kernels->rope(
+        {heads, num_heads, head_dim, rope.rotary_dim, rope.interleaved, angles, angles + rope.rotary_dim / 2});
 }
 
 // Calls f(row, head block of the row's KV block, slot) for rows row0..row1.
@@ -133,8 +137,7 @@ class Preparation {
 
 class Linear : public Operation {
   public:
-    Linear(Context& context, LinearOptions options)
-        : options_(std::move(options)), preparation_(options_) {
+    Linear(Context& context, LinearOptions options) : options_(std::move(options)), preparation_(options_) {
         context.reserve_columns(preparation_.cols());
         for (Projection& p : options_.projections)
             if (!p.bias.empty()) p.bias.resize(size_t(p.weight.num_panels()) * kPanelRows);
@@ -154,7 +157,8 @@ class Linear : public Operation {
         void item(Context& context, int index, int) override {
             const PreparedRows rows = linear_.preparation_.rows(context, context.shared_rows);
             const int end = std::min(rows_, (index + 1) * kRowsPerItem);
-            for (int row = index * kRowsPerItem; row < end; row++) linear_.preparation_.prepare(context, context.shared_rows, rows, row);
+            for (int row = index * kRowsPerItem; row < end; row++)
+                linear_.preparation_.prepare(context, context.shared_rows, rows, row);
         }
 
       private:
@@ -186,9 +190,11 @@ class Linear : public Operation {
     void item(Context& context, int index, int thread) override {
         const Unit& unit = units_[size_t(index / row_chunks_)];
         const int row0 = index % row_chunks_ * kChunkRows, row1 = std::min(rows_, row0 + kChunkRows);
-        const PreparedRows x = preparation_.rows(context, rows_ > kPrivateRows ? context.shared_rows : context.private_rows[thread]);
+        const PreparedRows x =
+            preparation_.rows(context, rows_ > kPrivateRows ? context.shared_rows : context.private_rows[thread]);
         const int last = options_.epilogue == Epilogue::Swiglu ? unit.projection + 1 : unit.projection;
-        for (int p = unit.projection; p <= last; p++) multiply(context, options_.projections[p], unit, x, row0, row1, thread);
+        for (int p = unit.projection; p <= last; p++)
+            multiply(context, options_.projections[p], unit, x, row0, row1, thread);
         if (options_.epilogue == Epilogue::Swiglu) gate(context, unit, row0, row1);
         if (options_.epilogue == Epilogue::Cache) cache(context, unit, row0, row1);
     }
@@ -209,20 +215,22 @@ class Linear : public Operation {
         return panels;
     }
 
-    void multiply(Context& context, const Projection& p, const Unit& unit, const PreparedRows& x, int row0, int row1, int thread) {
+    void multiply(Context& context, const Projection& p, const Unit& unit, const PreparedRows& x, int row0, int row1,
+                  int thread) {
         const Buffer& out = buffer_of(context, p.out);
         const Buffer* residual = options_.residual < 0 ? nullptr : &buffer_of(context, options_.residual);
         for (int panel = unit.panel0; panel < unit.panel1; panel++) {
             const size_t column = size_t(panel) * kPanelRows;
-            context.kernels->linear[int(p.weight.format)]({p.weight.panel(panel), &x, row0, row1, out.row(0) + column, out.stride,
-                                                           p.bias.empty() ? nullptr : p.bias.data() + column,
-                                                           residual ? residual->row(0) + column : nullptr,
-                                                           context.scratch[thread].data()});
+            context.kernels->linear[int(p.weight.format)](
+                {p.weight.panel(panel), &x, row0, row1, out.row(0) + column, out.stride,
+                 p.bias.empty() ? nullptr : p.bias.data() + column, residual ? residual->row(0) + column : nullptr,
+                 context.scratch[thread].data()});
         }
     }
 
     void gate(Context& context, const Unit& unit, int row0, int row1) {
-        const Buffer &gate = buffer_of(context, options_.projections[0].out), &up = buffer_of(context, options_.projections[1].out);
+        const Buffer &gate = buffer_of(context, options_.projections[0].out),
+                     &up = buffer_of(context, options_.projections[1].out);
         const int begin = unit.panel0 * kPanelRows, end = std::min(unit.panel1 * kPanelRows, gate.width);
         for (int row = row0; row < row1; row++)
             context.kernels->swiglu(gate.row(row) + begin, up.row(row) + begin, gate.row(row) + begin, end - begin);
@@ -232,7 +240,8 @@ class Linear : public Operation {
         const int dim = context.kv.head_dim, head = unit.panel0 * kPanelRows / dim;
         const Buffer& out = buffer_of(context, options_.projections[unit.projection].out);
         if (unit.projection < 2 && options_.rope.angles >= 0)
-            for (int row = row0; row < row1; row++) turn(context, options_.rope, row, out.row(row) + size_t(head) * dim, 1, dim);
+            for (int row = row0; row < row1; row++)
+                turn(context, options_.rope, row, out.row(row) + size_t(head) * dim, 1, dim);
         if (unit.projection == 1) write_keys(context, row0, row1, options_.layer, head, out);
         if (unit.projection == 2) write_values(context, row0, row1, options_.layer, head, out);
     }
@@ -270,7 +279,8 @@ class Attention : public Operation {
                     }
                     item.split = int(splits_.size());
                     splits_.push_back({state_floats, spans});
-                    state_floats += size_t(spans) * item.num_rows * group_ * attention_state_floats(context.kv.padded_dim());
+                    state_floats +=
+                        size_t(spans) * item.num_rows * group_ * attention_state_floats(context.kv.padded_dim());
                     for (item.span0 = 0; item.span0 < spans; item.span0++) {
                         item.span1 = item.span0 + 1;
                         items_.push_back(item);
@@ -289,7 +299,8 @@ class Attention : public Operation {
         if (item.split < 0) return context.kernels->attend(task);
         const Split& split = splits_[size_t(item.split)];
         float* states = context.states.data() + split.offset;
-        task.states = states + size_t(item.span0) * item.num_rows * group_ * attention_state_floats(context.kv.padded_dim());
+        task.states =
+            states + size_t(item.span0) * item.num_rows * group_ * attention_state_floats(context.kv.padded_dim());
         context.kernels->attend(task);
         if (done_[size_t(item.split)].fetch_add(1, std::memory_order_acq_rel) + 1 == split.spans)
             context.kernels->combine_states(task, states, split.spans);
@@ -340,7 +351,8 @@ class Attention : public Operation {
 template <class Function>
 class Rowwise : public RowOperation {
   public:
-    Rowwise(const char* name, int out, Function function) : RowOperation(out), name_(name), function_(std::move(function)) {}
+    Rowwise(const char* name, int out, Function function)
+        : RowOperation(out), name_(name), function_(std::move(function)) {}
     std::string name() const override { return name_; }
     void row(Context& context, int index, float* out) override { function_(context, index, out); }
 
@@ -367,13 +379,17 @@ void check_linear(Program& program, const LinearOptions& options) {
         require(p.bias.empty() || int(p.bias.size()) == p.weight.rows, "bias length");
     }
     require(options.norm.empty() || int(options.norm.size()) == options.projections[0].weight.cols, "norm length");
-    if (options.epilogue == Epilogue::Swiglu) require(n == 2 && options.projections[0].weight.rows == options.projections[1].weight.rows, "gate and up differ");
+    if (options.epilogue == Epilogue::Swiglu)
+        require(n == 2 && options.projections[0].weight.rows == options.projections[1].weight.rows,
+                "gate and up differ");
     if (options.epilogue == Epilogue::Cache) {
         require(n == 3 && kv.head_dim % kPanelRows == 0, "heads are not whole panels");
-        for (size_t p = 1; p < 3; p++) require(options.projections[p].weight.rows == kv.heads * kv.head_dim, "key or value width");
+        for (size_t p = 1; p < 3; p++)
+            require(options.projections[p].weight.rows == kv.heads * kv.head_dim, "key or value width");
     }
     require(options.residual < 0 || (n == 1 && options.epilogue == Epilogue::None), "residual");
-    if (options.residual >= 0) check_width(program, options.residual, options.projections[0].weight.rows, options.name.c_str());
+    if (options.residual >= 0)
+        check_width(program, options.residual, options.projections[0].weight.rows, options.name.c_str());
 }
 
 }  // namespace
@@ -420,7 +436,8 @@ void add_rms_norm(Program& program, int input, std::vector<float> weight, float 
 void add_rope(Program& program, int input, int num_heads, int head_dim, RopeOptions rope, int out) {
     check_width(program, input, num_heads * head_dim, "rope");
     add_rowwise(program, "rope", out, [=](Context& context, int row, float* to) {
-        if (input != out) std::memcpy(to, buffer_of(context, input).row(row), size_t(num_heads) * head_dim * sizeof(float));
+        if (input != out)
+            std::memcpy(to, buffer_of(context, input).row(row), size_t(num_heads) * head_dim * sizeof(float));
         turn(context, rope, row, to, num_heads, head_dim);
     });
 }
@@ -437,13 +454,15 @@ void add_cache_write(Program& program, int k, int v, int layer) {
 
 void add_swiglu(Program& program, int gate, int up, int out) {
     add_rowwise(program, "swiglu", out, [=](Context& context, int row, float* to) {
-        context.kernels->swiglu(buffer_of(context, gate).row(row), buffer_of(context, up).row(row), to, buffer_of(context, out).width);
+        context.kernels->swiglu(buffer_of(context, gate).row(row), buffer_of(context, up).row(row), to,
+                                buffer_of(context, out).width);
     });
 }
 
 void add_add(Program& program, int a, int b, int out) {
     add_rowwise(program, "add", out, [=](Context& context, int row, float* to) {
-        context.kernels->add(buffer_of(context, a).row(row), buffer_of(context, b).row(row), to, buffer_of(context, out).width);
+        context.kernels->add(buffer_of(context, a).row(row), buffer_of(context, b).row(row), to,
+                             buffer_of(context, out).width);
     });
 }
 

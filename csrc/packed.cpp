@@ -77,14 +77,19 @@ void codes(const BlockQ3_K& block, int b, uint8_t* out) {
 void put_half(uint8_t* unit, int slot, int r, half_bits value) { std::memcpy(unit + 32 * slot + 2 * r, &value, 2); }
 
 template <class Block>
-    requires requires(Block b) { b.d; b.m; }
+    requires requires(Block b) {
+        b.d;
+        b.m;
+    }
 void scales(const Block& block, uint8_t* unit, int r) {
     put_half(unit, 0, r, block.d);
     put_half(unit, 1, r, block.m);
 }
 
 template <class Block>
-void half_scale(const Block& block, uint8_t* unit, int r) { put_half(unit, 0, r, block.d); }
+void half_scale(const Block& block, uint8_t* unit, int r) {
+    put_half(unit, 0, r, block.d);
+}
 
 void scales(const BlockQ4_0& block, uint8_t* unit, int r) { half_scale(block, unit, r); }
 void scales(const BlockQ5_0& block, uint8_t* unit, int r) { half_scale(block, unit, r); }
@@ -110,8 +115,12 @@ void k32_min_scales(half_bits d, half_bits dmin, const uint8_t* packed, uint8_t*
     }
 }
 
-void scales(const BlockQ4_K& block, uint8_t* unit, int r) { k32_min_scales(block.d, block.dmin, block.scales, unit, r); }
-void scales(const BlockQ5_K& block, uint8_t* unit, int r) { k32_min_scales(block.d, block.dmin, block.scales, unit, r); }
+void scales(const BlockQ4_K& block, uint8_t* unit, int r) {
+    k32_min_scales(block.d, block.dmin, block.scales, unit, r);
+}
+void scales(const BlockQ5_K& block, uint8_t* unit, int r) {
+    k32_min_scales(block.d, block.dmin, block.scales, unit, r);
+}
 
 void scales(const BlockQ6_K& block, uint8_t* unit, int r) {
     half_scale(block, unit, r);
@@ -187,7 +196,8 @@ void pack_quantized(const PackedWeight& weight, const uint8_t* source, int index
     uint8_t row_codes[kPanelRows][kBlock] = {};
     uint8_t quads[8][kPanelRows][4];
     for (int u = 0; u < units; u++) {
-        for (int r = 0; r < rows; r++) scales(blocks[size_t(r) * units + u], scale_plane + size_t(u) * scale_unit_bytes(layout.scales), r);
+        for (int r = 0; r < rows; r++)
+            scales(blocks[size_t(r) * units + u], scale_plane + size_t(u) * scale_unit_bytes(layout.scales), r);
         for (int b = 0; b < blocks_per_unit; b++) {
             for (int r = 0; r < rows; r++) codes(blocks[size_t(r) * units + u], b, row_codes[r]);
             for (int r = 0; r < kPanelRows; r++)
@@ -205,7 +215,8 @@ void pack_plain(const PackedWeight& weight, const uint8_t* source, int index) {
     std::memset(out, 0, weight.panel_stride);
     for (int r = 0; r < rows; r++) {
         const uint8_t* row = source + (size_t(index) * kPanelRows + r) * weight.cols * sizeof(Element);
-        for (int c = 0; c < weight.cols; c++) std::memcpy(out + size_t(c) * kPanelRows + r, row + size_t(c) * sizeof(Element), sizeof(Element));
+        for (int c = 0; c < weight.cols; c++)
+            std::memcpy(out + size_t(c) * kPanelRows + r, row + size_t(c) * sizeof(Element), sizeof(Element));
     }
 }
 
@@ -215,26 +226,43 @@ size_t panel_bytes(Format format, int cols) {
     const PackedLayout layout = packed_layout(format);
     if (!layout.bits) return round_up(size_t(cols) * kPanelRows * (format == Format::F32 ? 4 : 2), 64);
     const size_t code_bytes = size_t(cols / kBlock) * code_block_bytes(layout.bits);
-    return round_up(code_bytes + size_t(cols / scale_unit_columns(layout.scales)) * scale_unit_bytes(layout.scales), 64);
+    return round_up(code_bytes + size_t(cols / scale_unit_columns(layout.scales)) * scale_unit_bytes(layout.scales),
+                    64);
 }
 
 void pack_panel(const PackedWeight& weight, const uint8_t* source, int index) {
     switch (weight.format) {
-        case Format::F32: return pack_plain<uint32_t>(weight, source, index);
-        case Format::F16: case Format::BF16: return pack_plain<uint16_t>(weight, source, index);
-        case Format::Q4_0: return pack_quantized<BlockQ4_0, Format::Q4_0>(weight, source, index);
-        case Format::Q4_1: return pack_quantized<BlockQ4_1, Format::Q4_1>(weight, source, index);
-        case Format::Q5_0: return pack_quantized<BlockQ5_0, Format::Q5_0>(weight, source, index);
-        case Format::Q5_1: return pack_quantized<BlockQ5_1, Format::Q5_1>(weight, source, index);
-        case Format::Q8_0: return pack_quantized<BlockQ8_0, Format::Q8_0>(weight, source, index);
-        case Format::Q2_K: return pack_quantized<BlockQ2_K, Format::Q2_K>(weight, source, index);
-        case Format::Q3_K: return pack_quantized<BlockQ3_K, Format::Q3_K>(weight, source, index);
-        case Format::Q4_K: return pack_quantized<BlockQ4_K, Format::Q4_K>(weight, source, index);
-        case Format::Q5_K: return pack_quantized<BlockQ5_K, Format::Q5_K>(weight, source, index);
-        case Format::Q6_K: return pack_quantized<BlockQ6_K, Format::Q6_K>(weight, source, index);
-        case Format::IQ4_NL: return pack_quantized<BlockIQ4_NL, Format::IQ4_NL>(weight, source, index);
-        case Format::IQ4_XS: return pack_quantized<BlockIQ4_XS, Format::IQ4_XS>(weight, source, index);
-        case Format::MXFP4: return pack_quantized<BlockMXFP4, Format::MXFP4>(weight, source, index);
+        case Format::F32:
+            return pack_plain<uint32_t>(weight, source, index);
+        case Format::F16:
+        case Format::BF16:
+            return pack_plain<uint16_t>(weight, source, index);
+        case Format::Q4_0:
+            return pack_quantized<BlockQ4_0, Format::Q4_0>(weight, source, index);
+        case Format::Q4_1:
+            return pack_quantized<BlockQ4_1, Format::Q4_1>(weight, source, index);
+        case Format::Q5_0:
+            return pack_quantized<BlockQ5_0, Format::Q5_0>(weight, source, index);
+        case Format::Q5_1:
+            return pack_quantized<BlockQ5_1, Format::Q5_1>(weight, source, index);
+        case Format::Q8_0:
+            return pack_quantized<BlockQ8_0, Format::Q8_0>(weight, source, index);
+        case Format::Q2_K:
+            return pack_quantized<BlockQ2_K, Format::Q2_K>(weight, source, index);
+        case Format::Q3_K:
+            return pack_quantized<BlockQ3_K, Format::Q3_K>(weight, source, index);
+        case Format::Q4_K:
+            return pack_quantized<BlockQ4_K, Format::Q4_K>(weight, source, index);
+        case Format::Q5_K:
+            return pack_quantized<BlockQ5_K, Format::Q5_K>(weight, source, index);
+        case Format::Q6_K:
+            return pack_quantized<BlockQ6_K, Format::Q6_K>(weight, source, index);
+        case Format::IQ4_NL:
+            return pack_quantized<BlockIQ4_NL, Format::IQ4_NL>(weight, source, index);
+        case Format::IQ4_XS:
+            return pack_quantized<BlockIQ4_XS, Format::IQ4_XS>(weight, source, index);
+        case Format::MXFP4:
+            return pack_quantized<BlockMXFP4, Format::MXFP4>(weight, source, index);
     }
 }
 

@@ -38,31 +38,47 @@ enum class ScaleKind : uint8_t {
 };
 
 struct PackedLayout {
-    int bits;           // of a code; 0 for unquantized weights
-    int group;          // columns that share one weight scale: 32 or 16
-    int offset_shift;   // weight = scale * (code - 2^offset_shift); -1: no offset (codes carry a minimum)
-    bool wide;          // codes may exceed 127
-    bool lookup;        // codes index `levels` (then code = level + 2^offset_shift)
+    int bits;          // of a code; 0 for unquantized weights
+    int group;         // columns that share one weight scale: 32 or 16
+    int offset_shift;  // weight = scale * (code - 2^offset_shift); -1: no offset (codes carry a minimum)
+    bool wide;         // codes may exceed 127
+    bool lookup;       // codes index `levels` (then code = level + 2^offset_shift)
     const int8_t* levels;
     ScaleKind scales;
 };
 
 constexpr PackedLayout packed_layout(Format format) {
     switch (format) {
-        case Format::Q4_0: return {4, 32, 3, false, false, nullptr, ScaleKind::Half};
-        case Format::Q4_1: return {4, 32, -1, false, false, nullptr, ScaleKind::HalfMin};
-        case Format::Q5_0: return {5, 32, 4, false, false, nullptr, ScaleKind::Half};
-        case Format::Q5_1: return {5, 32, -1, false, false, nullptr, ScaleKind::HalfMin};
-        case Format::Q8_0: return {8, 32, 7, true, false, nullptr, ScaleKind::Half};
-        case Format::Q2_K: return {2, 16, -1, false, false, nullptr, ScaleKind::K16Min};
-        case Format::Q3_K: return {3, 16, 2, false, false, nullptr, ScaleKind::K16};
-        case Format::Q4_K: return {4, 32, -1, false, false, nullptr, ScaleKind::K32Min};
-        case Format::Q5_K: return {5, 32, -1, false, false, nullptr, ScaleKind::K32Min};
-        case Format::Q6_K: return {6, 16, 5, false, false, nullptr, ScaleKind::K16};
-        case Format::IQ4_NL: return {4, 32, 7, true, true, kIq4Levels, ScaleKind::Half};
-        case Format::IQ4_XS: return {4, 32, 7, true, true, kIq4Levels, ScaleKind::K32};
-        case Format::MXFP4: return {4, 32, 4, false, true, kFp4Levels, ScaleKind::Exponent};
-        case Format::F32: case Format::F16: case Format::BF16: break;
+        case Format::Q4_0:
+            return {4, 32, 3, false, false, nullptr, ScaleKind::Half};
+        case Format::Q4_1:
+            return {4, 32, -1, false, false, nullptr, ScaleKind::HalfMin};
+        case Format::Q5_0:
+            return {5, 32, 4, false, false, nullptr, ScaleKind::Half};
+        case Format::Q5_1:
+            return {5, 32, -1, false, false, nullptr, ScaleKind::HalfMin};
+        case Format::Q8_0:
+            return {8, 32, 7, true, false, nullptr, ScaleKind::Half};
+        case Format::Q2_K:
+            return {2, 16, -1, false, false, nullptr, ScaleKind::K16Min};
+        case Format::Q3_K:
+            return {3, 16, 2, false, false, nullptr, ScaleKind::K16};
+        case Format::Q4_K:
+            return {4, 32, -1, false, false, nullptr, ScaleKind::K32Min};
+        case Format::Q5_K:
+            return {5, 32, -1, false, false, nullptr, ScaleKind::K32Min};
+        case Format::Q6_K:
+            return {6, 16, 5, false, false, nullptr, ScaleKind::K16};
+        case Format::IQ4_NL:
+            return {4, 32, 7, true, true, kIq4Levels, ScaleKind::Half};
+        case Format::IQ4_XS:
+            return {4, 32, 7, true, true, kIq4Levels, ScaleKind::K32};
+        case Format::MXFP4:
+            return {4, 32, 4, false, true, kFp4Levels, ScaleKind::Exponent};
+        case Format::F32:
+        case Format::F16:
+        case Format::BF16:
+            break;
     }
     return {0, 1, -1, false, false, nullptr, ScaleKind::None};
 }
@@ -72,14 +88,22 @@ constexpr bool is_quantized(Format format) { return packed_layout(format).bits !
 // Bytes of the scales of one super-block (or of one block, for formats without super-blocks).
 constexpr int scale_unit_bytes(ScaleKind kind) {
     switch (kind) {
-        case ScaleKind::Half: return 32;
-        case ScaleKind::HalfMin: return 64;
-        case ScaleKind::K32Min: return 64 + 256;
-        case ScaleKind::K16Min: return 64 + 256;
-        case ScaleKind::K16: return 32 + 256;
-        case ScaleKind::K32: return 32 + 128;
-        case ScaleKind::Exponent: return 16;
-        case ScaleKind::None: break;
+        case ScaleKind::Half:
+            return 32;
+        case ScaleKind::HalfMin:
+            return 64;
+        case ScaleKind::K32Min:
+            return 64 + 256;
+        case ScaleKind::K16Min:
+            return 64 + 256;
+        case ScaleKind::K16:
+            return 32 + 256;
+        case ScaleKind::K32:
+            return 32 + 128;
+        case ScaleKind::Exponent:
+            return 16;
+        case ScaleKind::None:
+            break;
     }
     return 0;
 }
@@ -106,7 +130,8 @@ struct PackedWeight {
     const uint8_t* panel(int index) const { return data + size_t(index) * panel_stride; }
 };
 
-// Repacks panel `index` of `weight` from the file's blocks (`source`: all rows, row after row). Rows past the end become zeros.
+// Repacks panel `index` of `weight` from the file's blocks (`source`: all rows, row after row). Rows past the end
+// become zeros.
 void pack_panel(const PackedWeight& weight, const uint8_t* source, int index);
 
 }  // namespace freehold

@@ -7,7 +7,8 @@
 
 namespace freehold {
 
-Program::Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, ProgramLimits limits, KvLayout kv, int num_kv_blocks)
+Program::Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, ProgramLimits limits, KvLayout kv,
+                 int num_kv_blocks)
     : pool_(std::move(pool)),
       context_{.kernels = &kernels,
                .num_threads = pool_->size(),
@@ -42,7 +43,8 @@ void Context::reserve_columns(int cols) {
 int Program::add_buffer(int width, bool logit_rows) {
     const size_t stride = (size_t(width) + 15) / 16 * 16;
     const int rows = logit_rows ? context_.limits.max_logit_rows : context_.limits.max_rows;
-    context_.buffers.push_back(std::make_unique<Buffer>(logit_rows, width, stride, Pages(stride * rows * sizeof(float), false)));
+    context_.buffers.push_back(
+        std::make_unique<Buffer>(logit_rows, width, stride, Pages(stride * rows * sizeof(float), false)));
     return int(context_.buffers.size()) - 1;
 }
 
@@ -60,10 +62,13 @@ void Program::check(const Step& step) const {
         next_row += request.num_rows;
         require(next_row <= step.num_rows(), "step: rows of a request");
         for (int i = 0; i < request.num_rows; i++)
-            require(step.positions[request.first_row + i] == request.position + i, "step: positions are not consecutive");
-        require(request.position >= 0 && size_t(request.position + request.num_rows) <= request.blocks.size() * kKvBlock,
-                "step: block table too short");
-        for (int block : request.blocks) require(block >= 0 && block < context_.num_kv_blocks, "step: KV block out of range");
+            require(step.positions[request.first_row + i] == request.position + i,
+                    "step: positions are not consecutive");
+        require(
+            request.position >= 0 && size_t(request.position + request.num_rows) <= request.blocks.size() * kKvBlock,
+            "step: block table too short");
+        for (int block : request.blocks)
+            require(block >= 0 && block < context_.num_kv_blocks, "step: KV block out of range");
     }
     require(next_row == step.num_rows(), "step: rows without a request");
 }
@@ -103,7 +108,8 @@ void Program::work(int thread) {
 void Program::copy_block(int source, int target) {
     const size_t bytes = context_.kv.block_bytes();
     const int blocks = context_.num_kv_blocks;
-    if (source < 0 || source >= blocks || target < 0 || target >= blocks) throw std::invalid_argument("KV block out of range");
+    if (source < 0 || source >= blocks || target < 0 || target >= blocks)
+        throw std::invalid_argument("KV block out of range");
     std::memcpy(context_.kv_pool.data() + target * bytes, context_.kv_pool.data() + source * bytes, bytes);
 }
 
@@ -114,7 +120,8 @@ void Program::set_profiling(bool on) {
 
 std::vector<OperationTime> Program::profile() const {
     std::vector<OperationTime> times;
-    for (size_t i = 0; i < progress_.size(); i++) times.push_back({operations_[i]->name(), progress_[i].calls, progress_[i].seconds});
+    for (size_t i = 0; i < progress_.size(); i++)
+        times.push_back({operations_[i]->name(), progress_[i].calls, progress_[i].seconds});
     return times;
 }
 

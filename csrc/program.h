@@ -106,7 +106,9 @@ struct Context {
     uint8_t* kv_head(int block, int layer, int head) const {
         return kv_pool.data() + size_t(block) * kv.block_bytes() + kv.head_offset(layer, head);
     }
-    int rows_of(const Buffer& buffer) const { return buffer.logit_rows ? int(step.logit_rows.size()) : step.num_rows(); }
+    int rows_of(const Buffer& buffer) const {
+        return buffer.logit_rows ? int(step.logit_rows.size()) : step.num_rows();
+    }
 };
 
 class Operation {
@@ -128,7 +130,8 @@ struct OperationTime {
 
 class Program {
   public:
-    Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, ProgramLimits limits, KvLayout kv, int num_kv_blocks);
+    Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, ProgramLimits limits, KvLayout kv,
+            int num_kv_blocks);
 
     int add_buffer(int width, bool logit_rows);
     void add(std::unique_ptr<Operation> operation) { operations_.push_back(std::move(operation)); }

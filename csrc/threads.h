@@ -8,7 +8,8 @@
 
 namespace freehold {
 
-// Waiting for another thread: spins, and after a while lets others run, since the awaited thread may have lost its core.
+// Waiting for another thread: spins, and after a while lets others run, since the awaited thread may have lost its
+// core.
 class Backoff {
   public:
     void pause();

@@ -16,8 +16,9 @@ constexpr uint64_t kMaxNameBytes = 1024, kMaxElements = uint64_t(1) << 40;
 
 // ggml's numbers of the tensor types that we run.
 constexpr std::pair<uint32_t, Format> kTensorTypes[] = {
-    {0, Format::F32},   {1, Format::F16},   {2, Format::Q4_0},  {3, Format::Q4_1},    {6, Format::Q5_0},    {7, Format::Q5_1},
-    {8, Format::Q8_0},  {10, Format::Q2_K}, {11, Format::Q3_K}, {12, Format::Q4_K},   {13, Format::Q5_K},   {14, Format::Q6_K},
+    {0, Format::F32},     {1, Format::F16},     {2, Format::Q4_0},  {3, Format::Q4_1},
+    {6, Format::Q5_0},    {7, Format::Q5_1},    {8, Format::Q8_0},  {10, Format::Q2_K},
+    {11, Format::Q3_K},   {12, Format::Q4_K},   {13, Format::Q5_K}, {14, Format::Q6_K},
     {20, Format::IQ4_NL}, {23, Format::IQ4_XS}, {30, Format::BF16}, {39, Format::MXFP4},
 };
 constexpr uint32_t kNumGgmlTypes = 41;
@@ -35,7 +36,9 @@ bool is_utf8(std::string_view text) {
         const int extra = *p >= 0xf0 ? 3 : *p >= 0xe0 ? 2 : 1;
         if (*p < 0xc2 || *p > 0xf4 || end - p <= extra) return false;
         const uint8_t second_min = *p == 0xe0 ? 0xa0 : *p == 0xf0 ? 0x90 : 0x80;  // no overlong forms,
-        const uint8_t second_max = *p == 0xed ? 0x9f : *p == 0xf4 ? 0x8f : 0xbf;  // no surrogates, nothing past U+10FFFF
+        const uint8_t second_max = *p == 0xed   ? 0x9f
+                                   : *p == 0xf4 ? 0x8f
+                                                : 0xbf;  // no surrogates, nothing past U+10FFFF
         if (p[1] < second_min || p[1] > second_max) return false;
         for (int i = 2; i <= extra; i++)
             if ((p[i] & 0xc0) != 0x80) return false;
@@ -53,8 +56,8 @@ class Reader {
 
     void require(uint64_t bytes, const std::string& what) const {
         if (bytes > remaining())
-            throw GgufError(what + ": needs " + std::to_string(bytes) + " bytes at offset " + std::to_string(position_) + ", the file has " +
-                            std::to_string(remaining()) + " left");
+            throw GgufError(what + ": needs " + std::to_string(bytes) + " bytes at offset " +
+                            std::to_string(position_) + ", the file has " + std::to_string(remaining()) + " left");
     }
 
     template <class T>
@@ -86,23 +89,35 @@ class Reader {
 
     GgufValue value(uint32_t type, const std::string& what, int depth = 0) {
         switch (type) {
-            case U8: return {uint64_t(number<uint8_t>(what))};
-            case I8: return {int64_t(number<int8_t>(what))};
-            case U16: return {uint64_t(number<uint16_t>(what))};
-            case I16: return {int64_t(number<int16_t>(what))};
-            case U32: return {uint64_t(number<uint32_t>(what))};
-            case I32: return {int64_t(number<int32_t>(what))};
-            case F32: return {double(number<float>(what))};
-            case U64: return {number<uint64_t>(what)};
-            case I64: return {number<int64_t>(what)};
-            case F64: return {number<double>(what)};
+            case U8:
+                return {uint64_t(number<uint8_t>(what))};
+            case I8:
+                return {int64_t(number<int8_t>(what))};
+            case U16:
+                return {uint64_t(number<uint16_t>(what))};
+            case I16:
+                return {int64_t(number<int16_t>(what))};
+            case U32:
+                return {uint64_t(number<uint32_t>(what))};
+            case I32:
+                return {int64_t(number<int32_t>(what))};
+            case F32:
+                return {double(number<float>(what))};
+            case U64:
+                return {number<uint64_t>(what)};
+            case I64:
+                return {number<int64_t>(what)};
+            case F64:
+                return {number<double>(what)};
             case Bool: {
                 const auto byte = number<uint8_t>(what);
                 if (byte > 1) throw GgufError(what + ": expected a boolean 0 or 1, got " + std::to_string(byte));
                 return {byte == 1};
             }
-            case String: return {string(what)};
-            case Array: return array(what, depth + 1);
+            case String:
+                return {string(what)};
+            case Array:
+                return array(what, depth + 1);
         }
         throw GgufError(what + ": unknown value type " + std::to_string(type));
     }
@@ -113,7 +128,8 @@ class Reader {
         const auto type = number<uint32_t>(what);
         if (type >= kNumTypes) throw GgufError(what + ": unknown value type " + std::to_string(type));
         const uint64_t n = count(kTypeBytes[type], what);
-        if ((num_items_ += n) > kMaxItems) throw GgufError(what + ": arrays of more than " + std::to_string(kMaxItems) + " items in all");
+        if ((num_items_ += n) > kMaxItems)
+            throw GgufError(what + ": arrays of more than " + std::to_string(kMaxItems) + " items in all");
         GgufArray items;
         items.reserve(n);
         for (uint64_t i = 0; i < n; i++) items.push_back(value(type, what, depth));
@@ -130,7 +146,8 @@ void read_metadata(Reader& in, uint64_t count, GgufHeader& header) {
     for (uint64_t i = 0; i < count; i++) {
         const std::string_view key = in.string("metadata key " + std::to_string(i));
         const std::string what = "metadata " + quoted(key);
-        if (key.empty() || key.size() > 65535) throw GgufError("metadata key " + std::to_string(i) + ": " + std::to_string(key.size()) + " bytes long");
+        if (key.empty() || key.size() > 65535)
+            throw GgufError("metadata key " + std::to_string(i) + ": " + std::to_string(key.size()) + " bytes long");
         if (!seen.insert(key).second) throw GgufError(what + ": given twice");
         const auto type = in.number<uint32_t>(what);
         header.metadata.emplace_back(key, in.value(type, what));
@@ -140,7 +157,8 @@ void read_metadata(Reader& in, uint64_t count, GgufHeader& header) {
 Format tensor_format(uint32_t type, const std::string& what) {
     for (const auto& [number, format] : kTensorTypes)
         if (number == type) return format;
-    if (type < kNumGgmlTypes) throw GgufUnsupported(what + ": tensor type " + std::to_string(type) + " is not supported");
+    if (type < kNumGgmlTypes)
+        throw GgufUnsupported(what + ": tensor type " + std::to_string(type) + " is not supported");
     throw GgufError(what + ": unknown tensor type " + std::to_string(type));
 }
 
@@ -148,13 +166,15 @@ GgufTensor read_tensor(Reader& in, uint64_t index) {
     GgufTensor tensor;
     tensor.name = in.string("name of tensor " + std::to_string(index));
     const std::string what = "tensor " + quoted(tensor.name);
-    if (tensor.name.empty() || tensor.name.size() > kMaxNameBytes) throw GgufError(what + ": name of " + std::to_string(tensor.name.size()) + " bytes");
+    if (tensor.name.empty() || tensor.name.size() > kMaxNameBytes)
+        throw GgufError(what + ": name of " + std::to_string(tensor.name.size()) + " bytes");
     const auto dims = in.number<uint32_t>(what);
     if (dims < 1 || dims > 4) throw GgufError(what + ": expected 1 to 4 dimensions, got " + std::to_string(dims));
     uint64_t elements = 1;
     for (uint32_t d = 0; d < dims; d++) {
         const auto length = in.number<uint64_t>(what);
-        if (length == 0 || length > kMaxElements / elements) throw GgufError(what + ": dimension of length " + std::to_string(length));
+        if (length == 0 || length > kMaxElements / elements)
+            throw GgufError(what + ": dimension of length " + std::to_string(length));
         elements *= length;
         tensor.shape.insert(tensor.shape.begin(), length);
     }
@@ -162,7 +182,8 @@ GgufTensor read_tensor(Reader& in, uint64_t index) {
     tensor.offset = in.number<uint64_t>(what);
     const FormatInfo& info = format_info(tensor.format);
     if (tensor.shape.back() % uint64_t(info.block_elements))
-        throw GgufError(what + ": rows of " + std::to_string(tensor.shape.back()) + " are not whole blocks of " + std::to_string(info.block_elements));
+        throw GgufError(what + ": rows of " + std::to_string(tensor.shape.back()) + " are not whole blocks of " +
+                        std::to_string(info.block_elements));
     tensor.bytes = elements / uint64_t(info.block_elements) * uint64_t(info.block_bytes);
     return tensor;
 }
@@ -187,28 +208,35 @@ void place_tensors(GgufHeader& header, size_t header_end, size_t size) {
     for (GgufTensor& tensor : header.tensors) {
         const std::string what = "tensor " + quoted(tensor.name);
         if (!names.insert(tensor.name).second) throw GgufError(what + ": given twice");
-        if (tensor.offset % alignment) throw GgufError(what + ": offset " + std::to_string(tensor.offset) + " is not a multiple of " + std::to_string(alignment));
+        if (tensor.offset % alignment)
+            throw GgufError(what + ": offset " + std::to_string(tensor.offset) + " is not a multiple of " +
+                            std::to_string(alignment));
         if (data_start > size || tensor.offset > size - data_start || tensor.bytes > size - data_start - tensor.offset)
-            throw GgufError(what + ": needs " + std::to_string(tensor.bytes) + " bytes at offset " + std::to_string(tensor.offset) +
-                            " of the data, the file has " + std::to_string(size - std::min<uint64_t>(size, data_start)) + " (truncated?)");
+            throw GgufError(what + ": needs " + std::to_string(tensor.bytes) + " bytes at offset " +
+                            std::to_string(tensor.offset) + " of the data, the file has " +
+                            std::to_string(size - std::min<uint64_t>(size, data_start)) + " (truncated?)");
         tensor.offset += data_start;
         in_order.push_back(&tensor);
     }
     std::sort(in_order.begin(), in_order.end(), [](const auto* a, const auto* b) { return a->offset < b->offset; });
     for (size_t i = 1; i < in_order.size(); i++)
         if (in_order[i]->offset < in_order[i - 1]->offset + in_order[i - 1]->bytes)
-            throw GgufError("tensor " + quoted(in_order[i]->name) + ": overlaps tensor " + quoted(in_order[i - 1]->name));
+            throw GgufError("tensor " + quoted(in_order[i]->name) + ": overlaps tensor " +
+                            quoted(in_order[i - 1]->name));
 }
 
 }  // namespace
 
 GgufHeader parse_gguf(const uint8_t* data, size_t size) {
     Reader in(data, size);
-    if (size < 4 || std::memcmp(data, "GGUF", 4) != 0) throw GgufError("not a GGUF file: it does not begin with 'GGUF'");
+    if (size < 4 || std::memcmp(data, "GGUF", 4) != 0)
+        throw GgufError("not a GGUF file: it does not begin with 'GGUF'");
     in.number<uint32_t>("magic");
     GgufHeader header{in.number<uint32_t>("version"), {}, {}};
-    if (header.version == 0x02000000 || header.version == 0x03000000) throw GgufUnsupported("a big-endian GGUF file: not supported");
-    if (header.version != 2 && header.version != 3) throw GgufUnsupported("GGUF version " + std::to_string(header.version) + ": expected 2 or 3");
+    if (header.version == 0x02000000 || header.version == 0x03000000)
+        throw GgufUnsupported("a big-endian GGUF file: not supported");
+    if (header.version != 2 && header.version != 3)
+        throw GgufUnsupported("GGUF version " + std::to_string(header.version) + ": expected 2 or 3");
     const uint64_t num_tensors = in.count(8 + 4 + 8 + 4 + 8, "number of tensors");
     const uint64_t num_metadata = in.count(8 + 4 + 1, "number of metadata entries");
     read_metadata(in, num_metadata, header);

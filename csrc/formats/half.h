@@ -2,8 +2,16 @@
 #include <cstdint>
 #include <cstring>
 namespace freehold {
-inline float bits_to_float(uint32_t b) { float f; std::memcpy(&f, &b, 4); return f; }
-inline uint32_t float_to_bits(float f) { uint32_t b; std::memcpy(&b, &f, 4); return b; }
+inline float bits_to_float(uint32_t b) {
+    float f;
+    std::memcpy(&f, &b, 4);
+    return f;
+}
+inline uint32_t float_to_bits(float f) {
+    uint32_t b;
+    std::memcpy(&b, &f, 4);
+    return b;
+}
 inline float bf16_to_float(uint16_t h) { return bits_to_float(uint32_t(h) << 16); }
 inline float half_to_float(uint16_t h) {
     const uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
@@ -19,4 +27,4 @@ inline uint16_t float_to_half(float f) {
     if (a < 0x38800000) return uint16_t(sign | (float_to_bits(bits_to_float(a) + 0.5f) & 0xffff));
     return uint16_t(sign | ((a - 0x38000000 + 0xfff + (a >> 13 & 1)) >> 13));
 }
-}
+}  // namespace freehold

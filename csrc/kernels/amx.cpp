@@ -34,7 +34,8 @@ struct Amx {
 #pragma GCC unroll 16
                     for (int r = 0; r < kTileRows; r++) {
                         const size_t at = size_t(row + r) * blocks + b;
-                        const __m512i dot = _mm512_add_epi32(_mm512_load_si512(products[g] + 16 * r), Base::initial_dot(x, at, g));
+                        const __m512i dot =
+                            _mm512_add_epi32(_mm512_load_si512(products[g] + 16 * r), Base::initial_dot(x, at, g));
                         acc[r] = Base::scaled(acc[r], dot, scales, g, x, at);
                     }
             }

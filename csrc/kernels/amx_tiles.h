@@ -1,4 +1,5 @@
-// AMX tile operations, by the hardware and by plain loops (for machines without AMX: the tests' way to run this path).
+// AMX tile operations, by the hardware, and by AVX-512 VNNI (for machines without AMX: the tests' way to run this
+// path).
 #pragma once
 
 #include <immintrin.h>
@@ -8,7 +9,8 @@
 
 namespace freehold {
 
-// The tile shapes of one kernel: A (tile 1) 16 rows x `k` bytes, B (tile 2) k/4 rows x 64 bytes, C (tile 0) 16 x 64 bytes.
+// The tile shapes of one kernel: A (tile 1) 16 rows x `k` bytes, B (tile 2) k/4 rows x 64 bytes, C (tile 0) 16 x 64
+// bytes.
 struct alignas(64) TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t row_bytes[16] = {};
@@ -29,7 +31,8 @@ struct HardwareTiles {
     }
     static void release() { _tile_release(); }
     // out [16][16] = x [16 rows, stride] . codes [k/4][16][4]
-    static inline __attribute__((always_inline)) void multiply(const int8_t* x, size_t stride, const uint8_t* codes, int, int32_t* out) {
+    static inline __attribute__((always_inline)) void multiply(const int8_t* x, size_t stride, const uint8_t* codes,
+                                                               int, int32_t* out) {
         _tile_zero(0);
         _tile_loadd(1, x, stride);
         _tile_loadd(2, codes, 64);
@@ -42,12 +45,15 @@ struct EmulatedTiles {
     static void configure(int) {}
     static void release() {}
     static void multiply(const int8_t* x, size_t stride, const uint8_t* codes, int k, int32_t* out) {
-        for (int m = 0; m < 16; m++)
-            for (int n = 0; n < 16; n++) {
-                int32_t sum = 0;
-                for (int i = 0; i < k; i++) sum += int(x[m * stride + i]) * codes[(i / 4) * 64 + 4 * n + i % 4];
-                out[16 * m + n] = sum;
+        for (int m = 0; m < 16; m++) {
+            __m512i sum = _mm512_setzero_si512();
+            for (int quad = 0; quad < k / 4; quad++) {
+                int32_t xs;
+                std::memcpy(&xs, x + m * stride + 4 * quad, 4);
+                sum = _mm512_dpbusd_epi32(sum, _mm512_loadu_si512(codes + 64 * quad), _mm512_set1_epi32(xs));
             }
+            _mm512_storeu_si512(out + 16 * m, sum);
+        }
     }
 };
 

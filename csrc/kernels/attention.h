@@ -72,7 +72,8 @@ struct AttentionKernels {
 
     // out[r][d0..d0+N*W) = sum over keys of p[r][key] v[key]: `p` strides by kSpan, `out` by out_stride.
     template <int rows, int N>
-    static void weigh(const AttentionTask& t, const float* p, int first_block, int keys, int d0, float* out, size_t out_stride) {
+    static void weigh(const AttentionTask& t, const float* p, int first_block, int keys, int d0, float* out,
+                      size_t out_stride) {
         const int dim = t.layout->padded_dim();
         F acc[rows][N];
         for (int r = 0; r < rows; r++)
@@ -97,7 +98,8 @@ struct AttentionKernels {
     }
 
     template <int rows>
-    static void weigh_rows(const AttentionTask& t, const float* p, int first_block, int keys, float* out, size_t out_stride) {
+    static void weigh_rows(const AttentionTask& t, const float* p, int first_block, int keys, float* out,
+                           size_t out_stride) {
         constexpr int N = S::kValueVectors;
         const int dim = t.layout->padded_dim();
         int d0 = 0;
@@ -112,7 +114,8 @@ struct AttentionKernels {
         state[1] = state[1] * keep + next.sum * take;
         const F keeps = S::set1(keep), takes = S::set1(take);
         for (int d = 0; d < dim; d += S::W)
-            S::store(state + kStateValues + d, S::fma(S::load(values + d), takes, S::mul(S::load(state + kStateValues + d), keeps)));
+            S::store(state + kStateValues + d,
+                     S::fma(S::load(values + d), takes, S::mul(S::load(state + kStateValues + d), keeps)));
     }
 
     static void clear(float* state, int dim) {
@@ -130,13 +133,14 @@ struct AttentionKernels {
     static void attend_group(const AttentionTask& t, int first, int count, float* states, float* scratch) {
         const int dim = t.layout->padded_dim();
         const size_t stride = attention_state_floats(dim);
-        float* q = scratch;                 // [dim][R]
-        float* scores = q + dim * R;        // [R][kSpan]
+        float* q = scratch;                  // [dim][R]
+        float* scores = q + dim * R;         // [R][kSpan]
         float* values = scores + R * kSpan;  // [R][stride]
         std::memset(q, 0, size_t(dim) * R * sizeof(float));
         for (int r = 0; r < count; r++) {
             const int query = first + r;
-            const float* from = t.q + size_t(query / t.group) * t.q_stride + size_t(query % t.group) * t.layout->head_dim;
+            const float* from =
+                t.q + size_t(query / t.group) * t.q_stride + size_t(query % t.group) * t.layout->head_dim;
             for (int d = 0; d < t.layout->head_dim; d++) q[d * R + r] = from[d] * t.scale;
             clear(states + r * stride, dim);
         }
@@ -146,7 +150,8 @@ struct AttentionKernels {
             const int keys = last_position + 1 - start < kSpan ? last_position + 1 - start : kSpan;
             for (int k = 0; k < keys; k += kKvBlock) {
                 const uint8_t* block = head_block(t, first_block + k / kKvBlock);
-                score_block(block, reinterpret_cast<const float*>(block + 2 * t.layout->keys_bytes()), q, dim, scores + k);
+                score_block(block, reinterpret_cast<const float*>(block + 2 * t.layout->keys_bytes()), q, dim,
+                            scores + k);
             }
             SoftmaxSum heads[R];
             for (int r = 0; r < count; r++) {
@@ -160,7 +165,8 @@ struct AttentionKernels {
                 weigh_rows<S::kValueRows>(t, scores + r * kSpan, first_block, keys, values + r * stride, stride);
             for (; r < count; r++) weigh_rows<1>(t, scores + r * kSpan, first_block, keys, values + r * stride, stride);
             for (r = 0; r < count; r++)
-                if (heads[r].max != -__builtin_inff() || heads[r].sum != 0) combine(states + r * stride, heads[r], values + r * stride, dim);
+                if (heads[r].max != -__builtin_inff() || heads[r].sum != 0)
+                    combine(states + r * stride, heads[r], values + r * stride, dim);
         }
     }
 
@@ -193,7 +199,8 @@ struct AttentionKernels {
             clear(t.scratch, dim);
             for (int span = 0; span < num_spans; span++) {
                 const float* state = states + (size_t(span) * queries + query) * stride;
-                if (state[0] != -__builtin_inff() || state[1] != 0) combine(t.scratch, {state[0], state[1]}, state + kStateValues, dim);
+                if (state[0] != -__builtin_inff() || state[1] != 0)
+                    combine(t.scratch, {state[0], state[1]}, state + kStateValues, dim);
             }
             divide(t, query, t.scratch);
         }
@@ -205,10 +212,14 @@ template <class S>
 struct AttentionDispatch {
     static void attend(const AttentionTask& t) {
         switch (t.layout->format) {
-            case KvFormat::F16: return AttentionKernels<S, KvFormat::F16>::attend(t);
-            case KvFormat::BF16: return AttentionKernels<S, KvFormat::BF16>::attend(t);
-            case KvFormat::Int8: return AttentionKernels<S, KvFormat::Int8>::attend(t);
-            case KvFormat::F32: return AttentionKernels<S, KvFormat::F32>::attend(t);
+            case KvFormat::F16:
+                return AttentionKernels<S, KvFormat::F16>::attend(t);
+            case KvFormat::BF16:
+                return AttentionKernels<S, KvFormat::BF16>::attend(t);
+            case KvFormat::Int8:
+                return AttentionKernels<S, KvFormat::Int8>::attend(t);
+            case KvFormat::F32:
+                return AttentionKernels<S, KvFormat::F32>::attend(t);
         }
     }
     static void combine_states(const AttentionTask& t, const float* states, int num_spans) {

@@ -14,18 +14,18 @@
 
 namespace freehold {
 
-inline constexpr int kKvBlock = 32;   // keys of a KV block
-inline constexpr int kSpan = 256;     // keys that share one softmax maximum; spans are combined in order
+inline constexpr int kKvBlock = 32;  // keys of a KV block
+inline constexpr int kSpan = 256;    // keys that share one softmax maximum; spans are combined in order
 inline constexpr int kMaxHeadDim = 512;
 
 // Rows made ready for matrices: as they are, and as int8 codes with one scale for 32 columns.
 struct PreparedRows {
     int cols = 0;
     size_t value_stride = 0;
-    const float* values = nullptr;      // [T][value_stride]
-    int8_t* codes = nullptr;            // [T][K]
-    float* scales = nullptr;            // [T][K/32]
-    float* scaled_sums = nullptr;       // [T][K/32]: scale times the sum of the codes
+    const float* values = nullptr;       // [T][value_stride]
+    int8_t* codes = nullptr;             // [T][K]
+    float* scales = nullptr;             // [T][K/32]
+    float* scaled_sums = nullptr;        // [T][K/32]: scale times the sum of the codes
     int32_t* negative_sums32 = nullptr;  // [T][K/32]: minus the sum of the codes
     int32_t* negative_sums16 = nullptr;  // [T][K/16]
 };
@@ -75,29 +75,30 @@ struct AttentionTask {
     const int32_t* block_table;  // KV block of each 32 positions
     const float* q;              // [num_rows][q_stride], at the group's first head
     size_t q_stride;
-    float* out;                  // as q; written when `states` is null
+    float* out;  // as q; written when `states` is null
     size_t out_stride;
-    int num_rows, group;         // tokens; query heads of this KV head
-    int position;                // of the first token
+    int num_rows, group;  // tokens; query heads of this KV head
+    int position;         // of the first token
     int span0, span1;
-    float scale;                 // of the scores
-    float* states;               // [num_rows * group] states to write instead of `out`, or null
-    float* scratch;              // attention_scratch_floats
+    float scale;     // of the scores
+    float* states;   // [num_rows * group] states to write instead of `out`, or null
+    float* scratch;  // attention_scratch_floats
 };
 
 struct RopeTask {
-    float* heads;           // [num_heads][head_dim] of one row
+    float* heads;  // [num_heads][head_dim] of one row
     int num_heads, head_dim;
-    int rotary_dim;         // leading channels that turn
-    bool interleaved;       // pairs (2i, 2i+1) rather than (i, i + rotary_dim/2)
-    const float* cosines;   // [rotary_dim / 2]
+    int rotary_dim;        // leading channels that turn
+    bool interleaved;      // pairs (2i, 2i+1) rather than (i, i + rotary_dim/2)
+    const float* cosines;  // [rotary_dim / 2]
     const float* sines;
 };
 
 struct Kernels {
     const char* name;
     // x[row] (normed when `norm` is given) into `out`: values when `values` is given, codes when `quantize`.
-    void (*prepare_row)(const float* x, const float* norm, float eps, float* values, const PreparedRows& out, int row, bool quantize);
+    void (*prepare_row)(const float* x, const float* norm, float eps, float* values, const PreparedRows& out, int row,
+                        bool quantize);
     LinearKernel linear[kNumFormats];
     void (*rope)(const RopeTask&);
     // One token's key or value [D] of one head into its slot of a KV block.

@@ -166,9 +166,11 @@ struct LinearKernels {
                 for (int r = 0; r < R; r++) dot[r] = initial_dot(x, first_block + size_t(r) * blocks + b, g);
                 for (int j = g * kQuads; j < (g + 1) * kQuads; j++) {
                     const C quad = unpacked ? S::load_codes(codes + size_t(b) * 512 + 64 * j + 4 * lane0) : w[j];
-                    for (int r = 0; r < R; r++) dot[r] = S::template dot<L.wide>(dot[r], quad, xq + size_t(r) * x.cols + 4 * j);
+                    for (int r = 0; r < R; r++)
+                        dot[r] = S::template dot<L.wide>(dot[r], quad, xq + size_t(r) * x.cols + 4 * j);
                 }
-                for (int r = 0; r < R; r++) acc[r] = scaled(acc[r], dot[r], scales, g, x, first_block + size_t(r) * blocks + b);
+                for (int r = 0; r < R; r++)
+                    acc[r] = scaled(acc[r], dot[r], scales, g, x, first_block + size_t(r) * blocks + b);
             }
         }
         for (int r = 0; r < R; r++) finish(t, row + r, lane0, acc[r]);
@@ -217,8 +219,10 @@ struct LinearKernels {
     }
 
     static void run(const LinearTask& t) {
-        if constexpr (L.bits) quantized(t);
-        else plain_tiles(t, t.row0);
+        if constexpr (L.bits)
+            quantized(t);
+        else
+            plain_tiles(t, t.row0);
     }
 };
 

@@ -67,8 +67,8 @@ struct RowKernels {
         out.negative_sums16[2 * at + 1] = -sums[1];
     }
 
-    static void prepare_row(const float* x, const float* norm, float eps, float* values, const PreparedRows& out, int row,
-                            bool quantize) {
+    static void prepare_row(const float* x, const float* norm, float eps, float* values, const PreparedRows& out,
+                            int row, bool quantize) {
         if (norm) {
             rms_norm(x, norm, eps, values, out.cols);
             x = values;
@@ -120,7 +120,9 @@ struct RowKernels {
     static float exp_sum(const float* x, int count, float max, float inverse_temperature) {
         F sum[V];
         for (int i = 0; i < V; i++) sum[i] = S::zero();
-        const auto weight = [&](F v) { return exp_nonpositive<S>(S::mul(S::sub(v, S::set1(max)), S::set1(inverse_temperature))); };
+        const auto weight = [&](F v) {
+            return exp_nonpositive<S>(S::mul(S::sub(v, S::set1(max)), S::set1(inverse_temperature)));
+        };
         int c = 0;
         for (; c + 16 <= count; c += 16)
             for (int i = 0; i < V; i++) sum[i] = S::add(sum[i], weight(S::load(x + c + i * S::W)));
@@ -133,8 +135,10 @@ struct RowKernels {
     static void convert_row(const float* x, Element* out, int count) {  // count is a multiple of 16
         for (int c = 0; c < count; c += S::W) {
             const F v = S::load(x + c);
-            if constexpr (sizeof(Element) == 2) S::store_half(out + c, v);
-            else S::store(out + c, v);
+            if constexpr (sizeof(Element) == 2)
+                S::store_half(out + c, v);
+            else
+                S::store(out + c, v);
         }
     }
 
@@ -164,10 +168,12 @@ struct RowKernels {
             std::memset(padded + layout.head_dim, 0, size_t(dim - layout.head_dim) * sizeof(float));
             x = padded;
         }
-        if constexpr (sizeof(Element) == 1) return convert_int8(x, out, dim);
+        if constexpr (sizeof(Element) == 1)
+            return convert_int8(x, out, dim);
         else if (layout.format == KvFormat::BF16)
             for (int d = 0; d < dim; d++) out[d] = Element(to_bf16(x[d]));
-        else convert_row(x, out, dim);
+        else
+            convert_row(x, out, dim);
         return 1;
     }
 
@@ -184,7 +190,8 @@ struct RowKernels {
     static void write_value_as(const KvLayout& layout, uint8_t* head_block, int slot, const float* value) {
         auto* values = reinterpret_cast<Element*>(head_block + layout.keys_bytes());
         const float scale = convert(layout, value, values + size_t(slot) * layout.padded_dim());
-        if (sizeof(Element) == 1) reinterpret_cast<float*>(head_block + 2 * layout.keys_bytes())[kKvBlock + slot] = scale;
+        if (sizeof(Element) == 1)
+            reinterpret_cast<float*>(head_block + 2 * layout.keys_bytes())[kKvBlock + slot] = scale;
     }
 
     static void write_key(const KvLayout& layout, uint8_t* head_block, int slot, const float* key) {

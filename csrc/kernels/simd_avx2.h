@@ -32,22 +32,29 @@ struct Avx2 {
     FH_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
     FH_INLINE F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
     FH_INLINE F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-    FH_INLINE F zero_if_below(F value, F x, F limit) { return _mm256_andnot_ps(_mm256_cmp_ps(x, limit, _CMP_LT_OQ), value); }
+    FH_INLINE F zero_if_below(F value, F x, F limit) {
+        return _mm256_andnot_ps(_mm256_cmp_ps(x, limit, _CMP_LT_OQ), value);
+    }
     FH_INLINE F scale_by_power(F a, F n) {
-        return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+        return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(
+                                    _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
     }
 
     FH_INLINE __m128i half_line(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
     FH_INLINE __m128i bytes(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
     FH_INLINE F load_half(const uint16_t* p) { return _mm256_cvtph_ps(half_line(p)); }
     FH_INLINE void store_half(uint16_t* p, F x) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                         _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
-    FH_INLINE F load_bf16(const uint16_t* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half_line(p)), 16)); }
+    FH_INLINE F load_bf16(const uint16_t* p) {
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half_line(p)), 16));
+    }
     FH_INLINE F load_u8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes(p))); }
     FH_INLINE F load_s8(const int8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes(p))); }
     FH_INLINE F load_exponent(const uint8_t* p) {
-        return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(bytes(p)), 23)), _mm256_set1_ps(0.5f));
+        return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(bytes(p)), 23)),
+                             _mm256_set1_ps(0.5f));
     }
     FH_INLINE void store_s8(int8_t* p, F x) {
         const __m256i n = _mm256_cvtps_epi32(x);
@@ -58,7 +65,9 @@ struct Avx2 {
     FH_INLINE I zero_int() { return _mm256_setzero_si256(); }
     FH_INLINE F to_float(I x) { return _mm256_cvtepi32_ps(x); }
     template <int n>
-    FH_INLINE I set1_shifted(int32_t x) { return _mm256_slli_epi32(_mm256_set1_epi32(x), n); }
+    FH_INLINE I set1_shifted(int32_t x) {
+        return _mm256_slli_epi32(_mm256_set1_epi32(x), n);
+    }
 
     FH_INLINE C load_codes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
     FH_INLINE void store_codes(uint8_t* p, C x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }

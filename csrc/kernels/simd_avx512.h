@@ -11,10 +11,10 @@
 namespace freehold {
 
 struct Avx512 {
-    static constexpr int W = 16;           // lanes: outputs, keys or channels side by side
-    static constexpr int kMaxRows = 8;     // rows that a linear kernel holds in registers
-    static constexpr int kScoreRows = 8;   // query rows of an attention score tile
-    static constexpr int kValueRows = 4;   // and of its value tile
+    static constexpr int W = 16;          // lanes: outputs, keys or channels side by side
+    static constexpr int kMaxRows = 8;    // rows that a linear kernel holds in registers
+    static constexpr int kScoreRows = 8;  // query rows of an attention score tile
+    static constexpr int kValueRows = 4;  // and of its value tile
     static constexpr int kValueVectors = 4;
     static constexpr bool kWideIsSigned = false;  // dot<wide> takes codes with their offset of 128
     using F = __m512;
@@ -37,21 +37,27 @@ struct Avx512 {
         return _mm512_mask_mov_ps(value, _mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), _mm512_setzero_ps());
     }
     FH_INLINE F scale_by_power(F a, F n) {  // a 2^n for integral n in the exponent's range
-        return _mm512_mul_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23)));
+        return _mm512_mul_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(
+                                    _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23)));
     }
 
-    FH_INLINE F load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+    FH_INLINE F load_half(const uint16_t* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
     FH_INLINE void store_half(uint16_t* p, F x) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                            _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
     FH_INLINE F load_bf16(const uint16_t* p) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+        return _mm512_castsi512_ps(
+            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
     }
     FH_INLINE __m128i bytes(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
     FH_INLINE F load_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes(p))); }
     FH_INLINE F load_s8(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes(p))); }
     FH_INLINE F load_exponent(const uint8_t* p) {  // 2^(e - 128)
-        return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(bytes(p)), 23)), _mm512_set1_ps(0.5f));
+        return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(bytes(p)), 23)),
+                             _mm512_set1_ps(0.5f));
     }
     FH_INLINE void store_s8(int8_t* p, F x) {  // x is integral and within [-127, 127]
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
@@ -60,7 +66,9 @@ struct Avx512 {
     FH_INLINE I zero_int() { return _mm512_setzero_si512(); }
     FH_INLINE F to_float(I x) { return _mm512_cvtepi32_ps(x); }
     template <int n>
-    FH_INLINE I set1_shifted(int32_t x) { return _mm512_slli_epi32(_mm512_set1_epi32(x), n); }
+    FH_INLINE I set1_shifted(int32_t x) {
+        return _mm512_slli_epi32(_mm512_set1_epi32(x), n);
+    }
 
     FH_INLINE C load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
     FH_INLINE void store_codes(uint8_t* p, C x) { _mm512_storeu_si512(p, x); }

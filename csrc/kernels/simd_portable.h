@@ -21,9 +21,15 @@ struct Portable {
     static constexpr int kValueRows = 1;
     static constexpr int kValueVectors = 1;
     static constexpr bool kWideIsSigned = false;  // dot<wide> takes codes with their offset of 128
-    struct F { float v[16]; };
-    struct I { int32_t v[16]; };
-    struct C { uint8_t v[64]; };
+    struct F {
+        float v[16];
+    };
+    struct I {
+        int32_t v[16];
+    };
+    struct C {
+        uint8_t v[64];
+    };
 
     template <class Out, class Function>
     FH_INLINE Out lanes(Function f) {
@@ -33,13 +39,25 @@ struct Portable {
     }
 
     FH_INLINE F zero() { return F{}; }
-    FH_INLINE F set1(float x) { return lanes<F>([&](int) { return x; }); }
-    FH_INLINE F load(const float* p) { return lanes<F>([&](int i) { return p[i]; }); }
+    FH_INLINE F set1(float x) {
+        return lanes<F>([&](int) { return x; });
+    }
+    FH_INLINE F load(const float* p) {
+        return lanes<F>([&](int i) { return p[i]; });
+    }
     FH_INLINE void store(float* p, F x) { std::memcpy(p, x.v, sizeof x.v); }
-    FH_INLINE F add(F a, F b) { return lanes<F>([&](int i) { return a.v[i] + b.v[i]; }); }
-    FH_INLINE F sub(F a, F b) { return lanes<F>([&](int i) { return a.v[i] - b.v[i]; }); }
-    FH_INLINE F mul(F a, F b) { return lanes<F>([&](int i) { return a.v[i] * b.v[i]; }); }
-    FH_INLINE F div(F a, F b) { return lanes<F>([&](int i) { return a.v[i] / b.v[i]; }); }
+    FH_INLINE F add(F a, F b) {
+        return lanes<F>([&](int i) { return a.v[i] + b.v[i]; });
+    }
+    FH_INLINE F sub(F a, F b) {
+        return lanes<F>([&](int i) { return a.v[i] - b.v[i]; });
+    }
+    FH_INLINE F mul(F a, F b) {
+        return lanes<F>([&](int i) { return a.v[i] * b.v[i]; });
+    }
+    FH_INLINE F div(F a, F b) {
+        return lanes<F>([&](int i) { return a.v[i] / b.v[i]; });
+    }
     // Without a fused multiply-add in hardware the product is rounded: a call of fmaf would cost a hundredfold.
     FH_INLINE float fma1(float a, float b, float c) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -48,10 +66,18 @@ struct Portable {
         return a * b + c;
 #endif
     }
-    FH_INLINE F fma(F a, F b, F c) { return lanes<F>([&](int i) { return fma1(a.v[i], b.v[i], c.v[i]); }); }
-    FH_INLINE F max(F a, F b) { return lanes<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
-    FH_INLINE F abs(F a) { return lanes<F>([&](int i) { return std::fabs(a.v[i]); }); }
-    FH_INLINE F round(F a) { return lanes<F>([&](int i) { return std::nearbyint(a.v[i]); }); }
+    FH_INLINE F fma(F a, F b, F c) {
+        return lanes<F>([&](int i) { return fma1(a.v[i], b.v[i], c.v[i]); });
+    }
+    FH_INLINE F max(F a, F b) {
+        return lanes<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+    }
+    FH_INLINE F abs(F a) {
+        return lanes<F>([&](int i) { return std::fabs(a.v[i]); });
+    }
+    FH_INLINE F round(F a) {
+        return lanes<F>([&](int i) { return std::nearbyint(a.v[i]); });
+    }
     FH_INLINE F zero_if_below(F value, F x, F limit) {
         return lanes<F>([&](int i) { return x.v[i] < limit.v[i] ? 0.0f : value.v[i]; });
     }
@@ -66,13 +92,21 @@ struct Portable {
         return lanes<F>([&](int i) { return a.v[i] * power(n.v[i] == n.v[i] ? int(n.v[i]) : 0); });
     }
 
-    FH_INLINE F load_half(const uint16_t* p) { return lanes<F>([&](int i) { return half_to_float(p[i]); }); }
+    FH_INLINE F load_half(const uint16_t* p) {
+        return lanes<F>([&](int i) { return half_to_float(p[i]); });
+    }
     FH_INLINE void store_half(uint16_t* p, F x) {
         for (int i = 0; i < W; i++) p[i] = float_to_half(x.v[i]);
     }
-    FH_INLINE F load_bf16(const uint16_t* p) { return lanes<F>([&](int i) { return bf16_to_float(p[i]); }); }
-    FH_INLINE F load_u8(const uint8_t* p) { return lanes<F>([&](int i) { return float(p[i]); }); }
-    FH_INLINE F load_s8(const int8_t* p) { return lanes<F>([&](int i) { return float(p[i]); }); }
+    FH_INLINE F load_bf16(const uint16_t* p) {
+        return lanes<F>([&](int i) { return bf16_to_float(p[i]); });
+    }
+    FH_INLINE F load_u8(const uint8_t* p) {
+        return lanes<F>([&](int i) { return float(p[i]); });
+    }
+    FH_INLINE F load_s8(const int8_t* p) {
+        return lanes<F>([&](int i) { return float(p[i]); });
+    }
     FH_INLINE F load_exponent(const uint8_t* p) {
         return lanes<F>([&](int i) { return p[i] ? 0.5f * power(int(p[i]) - 127) : 0.0f; });
     }
@@ -81,18 +115,29 @@ struct Portable {
     }
 
     FH_INLINE I zero_int() { return I{}; }
-    FH_INLINE F to_float(I x) { return lanes<F>([&](int i) { return float(x.v[i]); }); }
+    FH_INLINE F to_float(I x) {
+        return lanes<F>([&](int i) { return float(x.v[i]); });
+    }
     template <int n>
-    FH_INLINE I set1_shifted(int32_t x) { return lanes<I>([&](int) { return x * (1 << n); }); }
+    FH_INLINE I set1_shifted(int32_t x) {
+        return lanes<I>([&](int) { return x * (1 << n); });
+    }
 
-    FH_INLINE C load_codes(const uint8_t* p) { return lanes<C>([&](int i) { return p[i]; }); }
+    FH_INLINE C load_codes(const uint8_t* p) {
+        return lanes<C>([&](int i) { return p[i]; });
+    }
     FH_INLINE void store_codes(uint8_t* p, C x) { std::memcpy(p, x.v, sizeof x.v); }
     template <int n>
     FH_INLINE C shift_and(C x, uint8_t mask) {
-        return lanes<C>([&](int i) { return uint8_t((n > 0 ? x.v[i] << (n > 0 ? n : 0) : x.v[i] >> (n < 0 ? -n : 0)) & mask); });
+        return lanes<C>(
+            [&](int i) { return uint8_t((n > 0 ? x.v[i] << (n > 0 ? n : 0) : x.v[i] >> (n < 0 ? -n : 0)) & mask); });
     }
-    FH_INLINE C merge(C a, C b) { return lanes<C>([&](int i) { return uint8_t(a.v[i] | b.v[i]); }); }
-    FH_INLINE C lookup(C index, const uint8_t* table16) { return lanes<C>([&](int i) { return table16[index.v[i]]; }); }
+    FH_INLINE C merge(C a, C b) {
+        return lanes<C>([&](int i) { return uint8_t(a.v[i] | b.v[i]); });
+    }
+    FH_INLINE C lookup(C index, const uint8_t* table16) {
+        return lanes<C>([&](int i) { return table16[index.v[i]]; });
+    }
     template <bool wide>
     FH_INLINE I dot(I sum, C codes, const int8_t* x) {
         return lanes<I>([&](int i) {

@@ -1,17 +1,17 @@
 """The public Python face: load a model, and generate, chat, stream or ask for logits, from any thread or task."""
 
-import asyncio
+import operator
 import queue
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from freehold.engine.engine import Engine
 from freehold.engine.memory import available_memory, budget_kv_blocks
 from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, SamplingParams, TokenEvent
-from freehold.errors import RequestError
+from freehold.errors import EngineError, MemoryBudgetError, RequestError
 from freehold.executors.native import NativeExecutor, memory_plan, native_sampler
 from freehold.models.registry import model_for
 from freehold.store.fetch import StoredModel, resolve
@@ -22,8 +22,12 @@ from freehold.text.tokenizer import Tokenizer
 from freehold.weights.checkpoint import Checkpoint
 from freehold.weights.gguf import open_gguf
 
+if TYPE_CHECKING:
+    import asyncio  # imported where it is used: it takes a quarter of the time to import this module
+
 Messages = Sequence[Mapping[str, Any]]
 MAX_STOPS = 16
+MAX_IN_FLIGHT = 256  # requests of one generate_tokens that are submitted at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ def _timings(request: Request, num_tokens: int) -> Timings:
 
 
 class Stream:
-    """An iterator of Pieces; `completion` is there once it is exhausted. Closing it cancels the request."""
+    """An iterator of Pieces; `completion` is there once it is exhausted. Closing or dropping it cancels the request."""
 
     def __init__(self, engine: Engine, reply: _Reply, events: "queue.SimpleQueue[Event]"):
         self._engine, self._reply, self._events = engine, reply, events
@@ -164,6 +168,10 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if not self._done:
+            self._engine.cancel(self.request)
+
 
 class AsyncStream:
     """As Stream, for `async for`."""
@@ -171,6 +179,7 @@ class AsyncStream:
     def __init__(self, engine: Engine, reply: _Reply, events: "asyncio.Queue[Event]"):
         self._engine, self._reply, self._events = engine, reply, events
         self._done = False
+        self.request: Request = reply.request
         self.completion: Completion | None = None
 
     def __aiter__(self) -> AsyncIterator[Piece]:
@@ -180,7 +189,7 @@ class AsyncStream:
         while not self._done:
             try:
                 event = await self._events.get()
-            except asyncio.CancelledError:
+            except BaseException:  # the task is cancelled
                 self._engine.cancel(self._reply.request)
                 raise
             if isinstance(event, TokenEvent) and not self._reply.stopped:
@@ -201,11 +210,17 @@ class AsyncStream:
             async for _ in self:
                 pass
 
+    def __del__(self) -> None:
+        if not self._done:
+            self._engine.cancel(self.request)
+
 
 class Model:
     """A loaded model. A context manager; all methods may be called from several threads or tasks, which share steps.
 
-    Sampling keywords of generate, chat and stream: those of `SamplingParams`, and `stop` (a text or several).
+    Sampling keywords of generate, chat and stream: those of `SamplingParams`; `stop`, a text or several, which the
+    reply's text then lacks; `stop_ids`, tokens that end the reply beside the model's own; `ignore_eos=True`, which
+    leaves out the model's own. Closing or dropping a stream cancels its request.
     """
 
     def __init__(
@@ -253,9 +268,9 @@ class Model:
         """Token ids of a conversation, by the model's chat template."""
         return encode_chat(self.tokenizer, self.template, messages, tools=tools, **variables)
 
-    def _prompt_tokens(self, prompt: str | Sequence[int]) -> list[int]:
+    def _prompt_tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
         if not isinstance(prompt, str):
-            return list(prompt)
+            return prompt
         tokens = self.tokenizer.encode(prompt)
         bos = self.tokenizer.bos_id
         return [bos, *tokens] if self.tokenizer.add_bos and bos is not None else tokens
@@ -278,28 +293,46 @@ class Model:
         return self.stream(self.chat_tokens(messages, tools=tools), **sampling)
 
     def generate_tokens(self, prompts: Sequence[Sequence[int]], **sampling: Any) -> list[Completion]:
-        """Continue several prompts of token ids at once."""
-        streams = [self.stream(prompt, **sampling) for prompt in prompts]
-        return [_drain(stream) for stream in streams]
+        """Continue several prompts of token ids at once. If one fails, none goes on."""
+        streams: deque[Stream] = deque()
+        completions = []
+        try:
+            for prompt in prompts:
+                streams.append(self.stream(prompt, **sampling))
+                if len(streams) >= MAX_IN_FLIGHT:
+                    completions.append(_drain(streams.popleft()))
+            while streams:
+                completions.append(_drain(streams.popleft()))
+        finally:
+            for stream in streams:
+                self.engine.cancel(stream.request)
+        return completions
 
     def logits(self, tokens: Sequence[int]) -> Any:
-        """Logits after each token: float32 (len(tokens), vocabulary)."""
+        """Logits after each token: float32 (len(tokens), vocabulary). Raises EngineError if the model is closed."""
         import numpy
 
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.engine.submit(Request(tokens, SamplingParams(), events.put, wants_logits=True))
-        parts = []
+        request = Request(tokens, SamplingParams(), events.put, wants_logits=True)
+        shape = (request.num_prompt, self.engine.executor.vocabulary_size)
+        needed, available = 4 * shape[0] * shape[1], available_memory()
+        if needed > available:
+            raise MemoryBudgetError(f"the logits of {shape[0]} tokens", needed, available, "ask for fewer at a time")
+        self.engine.submit(request)
+        logits = numpy.empty(shape, numpy.float32)
         while not isinstance(event := events.get(), FinishEvent):
             if isinstance(event, LogitsEvent):
-                parts.append(event.logits)
-        if event.error:
-            raise event.error
-        return numpy.concatenate(parts)
+                logits[event.first : event.first + len(event.logits)] = event.logits
+        if event.reason != "stop":
+            raise event.error or EngineError("the model was closed before its logits were there")
+        return logits
 
-    def _submit(self, tokens: list[int], sink: Callable[[Event], None], sampling: Mapping[str, Any]) -> _Reply:
+    def _submit(self, tokens: Sequence[int], sink: Callable[[Event], None], sampling: Mapping[str, Any]) -> _Reply:
         options = dict(sampling)
         stops = _stops(options.pop("stop", None))
-        stop_ids = frozenset() if options.pop("ignore_eos", False) else self.tokenizer.eos_ids
+        stop_ids = _stop_ids(options.pop("stop_ids", ()))
+        if not options.pop("ignore_eos", False):
+            stop_ids |= self.tokenizer.eos_ids
         try:
             params = SamplingParams(**options)
         except TypeError as error:
@@ -317,15 +350,16 @@ class Model:
     async def astream_chat(self, messages: Messages, *, tools: Any = None, **sampling: Any) -> AsyncStream:
         return await self._astream(lambda: self.chat_tokens(messages, tools=tools), sampling)
 
-    async def _astream(self, tokens: Callable[[], list[int]], sampling: Mapping[str, Any]) -> AsyncStream:
+    async def _astream(self, tokens: Callable[[], Sequence[int]], sampling: Mapping[str, Any]) -> AsyncStream:
+        import asyncio
+
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def sink(event: Event) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(events.put_nowait, event)
+            loop.call_soon_threadsafe(events.put_nowait, event)
 
-        reply = await asyncio.to_thread(lambda: self._submit(tokens(), sink, sampling))
-        return AsyncStream(self.engine, reply, events)
+        # The stream is made in the thread, so that a cancelled caller drops it and with it the request.
+        return await _to_thread(lambda: AsyncStream(self.engine, self._submit(tokens(), sink, sampling), events))
 
     async def agenerate(self, prompt: str | Sequence[int], **sampling: Any) -> Completion:
         return await _adrain(await self.astream(prompt, **sampling))
@@ -334,13 +368,26 @@ class Model:
         return await _adrain(await self.astream_chat(messages, tools=tools, **sampling))
 
     async def alogits(self, tokens: Sequence[int]) -> Any:
-        return await asyncio.to_thread(self.logits, tokens)
+        return await _to_thread(lambda: self.logits(tokens))
 
     async def atokenize(self, text: str, *, special: bool = False) -> list[int]:
-        return await asyncio.to_thread(lambda: self.tokenize(text, special=special))
+        return await _to_thread(lambda: self.tokenize(text, special=special))
 
     async def adetokenize(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
-        return await asyncio.to_thread(lambda: self.detokenize(tokens, skip_special=skip_special))
+        return await _to_thread(lambda: self.detokenize(tokens, skip_special=skip_special))
+
+
+def _stop_ids(tokens: Iterable[int]) -> frozenset[int]:
+    try:
+        return frozenset(operator.index(token) for token in tokens)
+    except TypeError:
+        raise RequestError(f"stop_ids: expected token ids, got {tokens!r}") from None
+
+
+async def _to_thread(call: Callable[[], Any]) -> Any:
+    import asyncio
+
+    return await asyncio.to_thread(call)
 
 
 def _stops(stop: str | Sequence[str] | None) -> list[str]:
@@ -379,8 +426,8 @@ def load(
 ) -> Model:
     """Load a model: a path to a GGUF file, a name in the catalogue, or None for the catalogue's first.
 
-    `dtype="float32"` evaluates the weights and the KV cache in float32. `context` defaults to what the model was trained
-    for. Memory is budgeted before any is taken (MemoryBudgetError with both figures).
+    `dtype="float32"` evaluates the weights and the KV cache in float32. `context` defaults to what the model was
+    trained for. Memory is budgeted before any is taken (MemoryBudgetError with both figures).
     """
     stored = resolve(ref, progress=progress)
     checkpoint = open_gguf(stored.path)

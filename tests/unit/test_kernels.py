@@ -10,7 +10,21 @@ import pytest
 from freehold import _native
 
 ISAS = _native.supported_isas()
-QUANTIZED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
+QUANTIZED = [
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+]
 PLAIN = ["F32", "F16", "BF16"]
 SUPER = {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"}
 # Where in a block of the format the half-precision scales stand (bytes); random bits there would be NaN or 1e4.
@@ -38,7 +52,16 @@ def random_weight(form, rows, cols, seed=0):
 
 def program(isa, inputs, threads=2):
     pool = _native.Pool(threads, isa)
-    made = _native.Program(pool, max_rows=max(64, len(inputs)), max_logit_rows=1, kv_format="f32", layers=1, kv_heads=1, head_dim=16, num_blocks=4)
+    made = _native.Program(
+        pool,
+        max_rows=max(64, len(inputs)),
+        max_logit_rows=1,
+        kv_format="f32",
+        layers=1,
+        kv_heads=1,
+        head_dim=16,
+        num_blocks=4,
+    )
     x = made.buffer(inputs.shape[1], False)
     made.embedding("F32", inputs.tobytes(), *inputs.shape, x)
     return pool, made, x

@@ -1,5 +1,6 @@
 """The interactive chat of `freehold run`."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -150,10 +151,8 @@ def _open_history() -> Path | None:
         return None
     path = models_folder().parent / "chat-history"
     readline.set_history_length(1000)
-    try:
+    with contextlib.suppress(OSError):  # none yet
         readline.read_history_file(path)
-    except OSError:  # none yet
-        pass
     return path
 
 

@@ -10,7 +10,20 @@ import click
 from freehold.cli.common import human_bytes, print_json
 
 _INTERESTING = (
-    "avx2 fma f16c avx512f avx512bw avx512_vnni avx512_bf16 amx_tile amx_int8 amx_bf16 asimd asimddp i8mm sve".split()
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
 )
 
 

@@ -1,6 +1,5 @@
 """What the engine asks of an executor."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,7 +26,7 @@ class Executor(Protocol):
         """Run one step; its logits stay inside until the next."""
         ...
 
-    def sample(self, samplers: Sequence[Any]) -> list[tuple[int, float, list[tuple[int, float]]]]:
+    def sample(self, samplers: list[Any]) -> list[tuple[int, float, list[tuple[int, float]]]]:
         """(token, log-probability, likeliest tokens) for each logit row; token -1 where the logits are not numbers."""
         ...
 

@@ -1,5 +1,6 @@
 """How much memory there is, and how much of it the KV cache gets."""
 
+import sys
 from pathlib import Path
 
 from freehold.errors import MemoryBudgetError
@@ -9,16 +10,35 @@ DEFAULT_KV_TOKENS = 16 * 2048  # enough for sixteen conversations of a common le
 
 def available_memory() -> int:
     """Bytes that this process may still take: the machine's available memory, or less where a cgroup says so."""
-    limits = [_meminfo("MemAvailable")]
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limits.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such cgroup, or "max"
+    return max(0, min(_meminfo("MemAvailable"), *cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))))
+
+
+def cgroup_limits(membership: Path, mount: Path) -> list[int]:
+    """Bytes left below the memory limit of each cgroup around a process, innermost first; versions 1 and 2.
+
+    `membership` is its /proc/PID/cgroup. Page cache counts as used there but is given back on demand, so it is added.
+    """
+    limits = [sys.maxsize]
+    for line in membership.read_text().splitlines() if membership.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, names, cached = mount, ("memory.max", "memory.current"), "inactive_file"
+        elif "memory" in controllers.split(","):
+            root = mount / "memory"
+            names, cached = ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"
+        else:
             continue
-    return max(0, min(limits))
+        inner = root / path.lstrip("/")
+        for folder in (inner, *inner.parents):
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names)
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                limits.append(limit - used + int(stat[cached]))
+            except (OSError, ValueError, KeyError):  # no limit ("max"), or not this process's to see
+                pass
+            if folder == root:
+                break
+    return limits
 
 
 def _meminfo(key: str) -> int:

@@ -1,6 +1,8 @@
 """A request: its tokens, how they are drawn, and where its events go."""
 
+import logging
 import math
+import operator
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +12,7 @@ from typing import Any
 from freehold.errors import FreeholdError, RequestError
 
 MAX_LOGPROBS = 20
+_log = logging.getLogger("freehold.engine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,8 @@ class SamplingParams:
             _check_integer("max_tokens", self.max_tokens, 1, (1 << 31) - 1)
         if self.seed is not None:
             _check_integer("seed", self.seed, 0, (1 << 64) - 1)
+        if not isinstance(self.logit_bias, Mapping):
+            raise RequestError(f"logit_bias: expected a mapping of token to bias, got {self.logit_bias!r}")
         for token, bias in self.logit_bias.items():
             _check_integer("logit_bias: token", token, 0, (1 << 31) - 1)
             _check_range("logit_bias", bias, -1000, 1000)
@@ -71,7 +76,8 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True)
 class LogitsEvent:
-    logits: Any  # float32 (rows, vocabulary) of the next rows of the prompt
+    first: int  # position of the first row; after a preemption rows come again
+    logits: Any  # float32 (rows, vocabulary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,11 @@ Event = TokenEvent | LogitsEvent | FinishEvent
 
 
 class Request:
-    """A user's job and its state. `sink` is called with each event, from the engine's thread."""
+    """A user's job and its state.
+
+    `sink` is called with each event, from the engine's thread: it must not block, and if it raises the request is
+    cancelled. Raises RequestError when the prompt is not a sequence of integers.
+    """
 
     def __init__(
         self,
@@ -96,7 +106,10 @@ class Request:
         wants_logits: bool = False,
         salt: bytes = b"",
     ):
-        self.tokens = list(prompt)
+        try:
+            self.tokens = [operator.index(token) for token in prompt]
+        except TypeError as error:
+            raise RequestError(f"prompt: expected token ids: {error}") from None
         self.num_prompt = len(self.tokens)
         self.params = params
         self.sink = sink
@@ -112,7 +125,7 @@ class Request:
         self.num_computed = 0  # leading tokens whose keys and values are cached
         self.num_cached = 0  # of these, found in the prefix cache when first admitted
         self.finished = False
-        self.cancelled = False
+        self.abandoned = False  # its sink has failed
         # Monotonic times, seconds.
         self.submitted_at = time.monotonic()
         self.started_at = self.first_token_at = self.finished_at = 0.0
@@ -122,8 +135,17 @@ class Request:
         """Rows to compute before the next token can be drawn."""
         return len(self.tokens) - self.num_computed
 
+    def emit(self, event: Event) -> None:
+        if self.abandoned:
+            return
+        try:
+            self.sink(event)
+        except Exception:  # such as an event loop that has been closed; no reason to harm other requests
+            _log.exception("a request's sink failed")
+            self.abandoned = True
+
     def finish(self, reason: str, error: FreeholdError | None = None) -> None:
         if not self.finished:
             self.finished = True
             self.finished_at = time.monotonic()
-            self.sink(FinishEvent(reason, error))
+            self.emit(FinishEvent(reason, error))

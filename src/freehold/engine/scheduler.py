@@ -2,7 +2,7 @@
 
 Continuous batching (Yu et al. 2022) with chunked prefill (Agrawal et al. 2023): every decoding request gets its row,
 what is left of the step goes to prefill, in turns. A request is admitted when its whole prompt has blocks; when a
-decoding request finds none, the youngest other request is preempted: its blocks are freed and it is computed again later.
+decoding request finds none, the youngest is preempted: its blocks are freed and it is computed again later.
 """
 
 import time
@@ -34,6 +34,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self._turn = 0  # which prefilling request is first in the next step
+        self._head_fits = True  # False: the oldest waiting request did not fit, and no block was freed since
 
     @property
     def has_work(self) -> bool:
@@ -55,9 +56,11 @@ class Scheduler:
         self._admit()
         work: Work = []
         for request in list(self.running):
-            if request in self.running and request.num_remaining == 1 and self._ensure_block(request, work):
+            # One that was preempted for another of this step has no blocks.
+            if request.blocks and request.num_remaining == 1 and not request.wants_logits:
+                self._ensure_block(request)
                 work.append((request, 1))
-        work = [(request, rows) for request, rows in work if request in self.running]
+        work = [(request, rows) for request, rows in work if request.blocks]
         self._add_prefill(work)
         return self._batch(work), work
 
@@ -71,43 +74,44 @@ class Scheduler:
             request.hashes.append(self.pool.publish(request.blocks[index], parent, tokens))
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self.max_requests:
+        while self.waiting and self._head_fits and len(self.running) < self.max_requests:
             request = self.waiting[0]
-            self._find_prefix(request)
-            needed = -(-len(request.tokens) // self.pool.block_size) - len(request.blocks)
-            if needed > self.pool.num_available:
+            num_blocks = -(-len(request.tokens) // self.pool.block_size)
+            if not request.wants_logits:
+                request.blocks, request.hashes = self.pool.match(request.tokens[:-1], request.salt)
+            # One block for each running request stays free, so that what is admitted is not preempted at once.
+            if num_blocks - len(request.blocks) + len(self.running) > self.pool.num_available:
                 self._free(request)
+                self._head_fits = False
                 return
-            request.blocks += [self.pool.allocate() for _ in range(needed)]
+            if not request.wants_logits:
+                self._use_cached(request)
+            request.blocks += [self.pool.allocate() for _ in range(num_blocks - len(request.blocks))]
             request.started_at = request.started_at or time.monotonic()
             self.running.append(self.waiting.popleft())
 
-    def _find_prefix(self, request: Request) -> None:
-        """Use cached blocks for the leading tokens; the last token is always computed, for its logits."""
-        if request.wants_logits:
-            return
-        known = request.tokens[:-1]
-        request.blocks, request.hashes = self.pool.match(known, request.salt)
+    def _use_cached(self, request: Request) -> None:
+        """Count what the matched blocks hold, and copy what the next has in common with a cached one.
+
+        The last token is always computed, for its logits.
+        """
         request.num_computed = len(request.blocks) * self.pool.block_size
         parent = request.hashes[-1] if request.hashes else self.pool.root(request.salt)
-        partial = self.pool.copy_partial(parent, known[request.num_computed :], self.copy_block)
+        rest = request.tokens[request.num_computed : -1][: self.pool.block_size]
+        partial = self.pool.copy_partial(parent, rest, self.copy_block)
         if partial:
             request.blocks.append(partial[0])
             request.num_computed += partial[1]
         if not request.started_at:
             request.num_cached = request.num_computed
 
-    def _ensure_block(self, request: Request, work: Work) -> bool:
-        """Give a decoding request the block of its next row, at the cost of the youngest where there is none."""
-        while request.num_computed // self.pool.block_size >= len(request.blocks):
+    def _ensure_block(self, request: Request) -> None:
+        """Give a decoding request the block of its next row, at the cost of the youngest (itself, maybe)."""
+        while request.blocks and request.num_computed // self.pool.block_size >= len(request.blocks):
             if self.pool.num_available:
                 request.blocks.append(self.pool.allocate())
-                continue
-            youngest = max(self.running, key=lambda r: r.submitted_at)
-            self._preempt(youngest)
-            if youngest is request:
-                return False
-        return True
+            else:
+                self._preempt(max(self.running, key=lambda r: r.submitted_at))
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
@@ -115,6 +119,7 @@ class Scheduler:
         self.waiting.appendleft(request)
 
     def _free(self, request: Request) -> None:
+        self._head_fits = True
         self.pool.release(request.blocks)
         request.blocks, request.hashes, request.num_computed = [], [], 0
 

@@ -121,12 +121,13 @@ def _check_size(size: int) -> None:
 
 def _check_call(function: Any, arguments: tuple[Any, ...]) -> None:
     """Refuse methods of texts and lists whose result would be huge."""
+    function = getattr(function, "__wrapped__", function)  # jinja2 wraps str.format
     owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
     if not isinstance(owner, str):
         return
     if name in _PADDING_METHODS:
         _check_size(
-            max((a for a in arguments if isinstance(a, int)), default=0) * (name == "expandtabs" and len(owner) or 1)
+            max((a for a in arguments if isinstance(a, int)), default=0) * ((name == "expandtabs" and len(owner)) or 1)
         )
     elif name == "replace" and len(arguments) > 1 and isinstance(arguments[1], str):
         _check_size(len(owner) + (len(owner) + 1) * len(arguments[1]))

@@ -11,9 +11,24 @@ UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6  # tokenizer.ggml.t
 
 # Texts that end a turn or a reply in the families' vocabularies, whatever a file names as its one EOS.
 _END_TEXTS = (
-    "</s> <|endoftext|> <|end_of_text|> <|im_end|> <|eot_id|> <|eom_id|> <|end|> <|return|> <|call|> <end_of_turn> "
-    "<EOT> <eos> [EOS] [EOT] <|eot|> <|eom|> <｜end▁of▁sentence｜>"
-).split()
+    "</s>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_turn>",
+    "<EOT>",
+    "<eos>",
+    "[EOS]",
+    "[EOT]",
+    "<|eot|>",
+    "<|eom|>",
+    "<｜end▁of▁sentence｜>",
+)
 
 
 def _byte_characters() -> dict[int, str]:

@@ -1,0 +1,120 @@
+// A whole program on random weights, every format, instruction set and KV format, for the sanitizers to watch.
+// What it computes is checked from Python (tests/unit/test_kernels.py, tests/parity).
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <random>
+
+#include "operations.h"
+#include "sampler.h"
+
+using namespace freehold;
+
+namespace {
+
+constexpr int kWidth = 256, kHeads = 4, kKvHeads = 2, kHeadDim = 64, kInner = 512, kVocabulary = 300;
+
+class Weights {
+  public:
+    explicit Weights(Format format) : format_(format) {}
+
+    PackedWeight make(int rows, int cols) {
+        const FormatInfo& info = format_info(format_);
+        std::vector<uint8_t> source(size_t(rows) * cols / info.block_elements * info.block_bytes);
+        for (auto& byte : source) byte = uint8_t(random_() & 0x3f);  // keeps half-precision scales small and finite
+        const size_t stride = panel_bytes(format_, cols);
+        auto pages = std::make_shared<const Pages>(stride * size_t((rows + 15) / 16));
+        PackedWeight weight{format_, rows, cols, stride, pages->data(), pages};
+        for (int panel = 0; panel < weight.num_panels(); panel++) pack_panel(weight, source.data(), panel);
+        return weight;
+    }
+
+  private:
+    Format format_;
+    std::mt19937 random_{7};
+};
+
+void build(Program& program, Format format, const std::vector<float>& table) {
+    Weights weights(format);
+    const auto buffer = [&](int width, bool logit_rows = false) { return program.add_buffer(width, logit_rows); };
+    const int x = buffer(kWidth), angles = buffer(kHeadDim), q = buffer(kHeads * kHeadDim),
+              k = buffer(kKvHeads * kHeadDim);
+    const int v = buffer(kKvHeads * kHeadDim), attended = buffer(kHeads * kHeadDim), gate = buffer(kInner),
+              up = buffer(kInner);
+    const int rows = buffer(kWidth, true), logits = buffer(kVocabulary, true);
+    const std::vector<float> norm(kWidth, 1.0f), bias(kHeads * kHeadDim, 0.5f);
+    add_embedding(program, {Format::F32, reinterpret_cast<const uint8_t*>(table.data()), 10, kWidth, x});
+    add_rope_angles(program, {std::vector<float>(kHeadDim / 2, 0.1f), 1.0f, angles});
+    add_linear(program, {"qkv",
+                         x,
+                         norm,
+                         1e-5f,
+                         {{weights.make(kHeads * kHeadDim, kWidth), bias, q},
+                          {weights.make(kKvHeads * kHeadDim, kWidth), {}, k},
+                          {weights.make(kKvHeads * kHeadDim, kWidth), {}, v}},
+                         -1,
+                         Epilogue::Cache,
+                         {angles, kHeadDim, false},
+                         0});
+    add_attention(program, {q, attended, 0, kHeads, 0.125f});
+    add_linear(program,
+               {"o", attended, {}, 0, {{weights.make(kWidth, kHeads * kHeadDim), {}, x}}, x, Epilogue::None, {}, 0});
+    add_linear(program, {"gate",
+                         x,
+                         norm,
+                         1e-5f,
+                         {{weights.make(kInner, kWidth), {}, gate}, {weights.make(kInner, kWidth), {}, up}},
+                         -1,
+                         Epilogue::Swiglu,
+                         {},
+                         0});
+    add_linear(program, {"down", gate, {}, 0, {{weights.make(kWidth, kInner), {}, x}}, x, Epilogue::None, {}, 0});
+    add_select_rows(program, x, rows);
+    add_linear(
+        program,
+        {"head", rows, norm, 1e-5f, {{weights.make(kVocabulary, kWidth), {}, logits}}, -1, Epilogue::None, {}, 0});
+    program.set_output(logits);
+}
+
+Step step(int rows, int position) {
+    Step step;
+    for (int i = 0; i < rows; i++) {
+        step.tokens.push_back(i % 10);
+        step.positions.push_back(position + i);
+    }
+    step.requests.push_back({0, rows, position, {3, 1, 4, 0, 5, 9, 2, 6, 8, 7, 10, 11}});
+    step.logit_rows = {rows - 1};
+    return step;
+}
+
+void run(const Kernels& kernels, Format format, KvFormat kv) {
+    const std::vector<float> table(10 * kWidth, 0.25f);
+    Program program(kernels, std::make_shared<ThreadPool>(2), {320, 4}, {kv, 1, kKvHeads, kHeadDim}, 12);
+    build(program, format, table);
+    int position = 0;
+    for (int rows : {1, 5, 20, 290, 1, 3}) {
+        program.run(step(rows, position));
+        position += rows;
+    }
+    for (float top_p : {1.0f, 0.9f}) {
+        Sampler sampler({.temperature = 0.8f,
+                         .top_k = 0,
+                         .top_p = top_p,
+                         .repetition_penalty = 1.1f,
+                         .num_logprobs = 5,
+                         .logit_bias = {}},
+                        {1, 2});
+        sampler.sample(kernels, program.logits(0), kVocabulary);
+    }
+}
+
+}  // namespace
+
+int main() {
+    int runs = 0;
+    for (const Kernels* kernels : supported_kernels()) {
+        for (int format = 0; format < kNumFormats; format++, runs++) run(*kernels, Format(format), KvFormat::F16);
+        for (KvFormat kv : {KvFormat::BF16, KvFormat::Int8, KvFormat::F32}) run(*kernels, Format::Q8_0, kv), runs++;
+    }
+    std::printf("%d programs ran\n", runs);
+}
