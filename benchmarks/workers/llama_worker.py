@@ -1,11 +1,12 @@
 """llama.cpp as a peer: its C functions through ctypes, so that a step costs no more Python than the call.
 
-    llama_worker.py LIBRARY MODEL                             serve tasks: JSON lines on standard input and output
-    llama_worker.py LIBRARY MODEL --first-token PROMPT [...]  the smallest program: load, prefill, one token, printed
-    llama_worker.py LIBRARY SOURCE --quantize FTYPE TARGET    write SOURCE requantized
+    llama_worker.py LIBRARY MODEL REPACK                      serve tasks; REPACK: 1 or 0 (weights as they lie)
+    llama_worker.py LIBRARY MODEL REPACK --first-token PROMPT THREADS FLASH
+                                                              the smallest program: load, prefill, print one token
+    llama_worker.py LIBRARY SOURCE - --quantize FTYPE TARGET  write SOURCE requantized
 
-Works with any build of libllama of late 2026: parameters travel as opaque words, of which the ones that are set here sit at the
-same place in all of them, which `_params` checks against the documented defaults.
+Parameters travel as opaque words, so that one worker serves several builds of libllama: the few words set here sit at the
+same place in all of them, which `open_library` checks by their documented defaults.
 """
 
 import ctypes
@@ -56,6 +57,8 @@ SIGNATURES = {
     "llama_get_logits": (POINTER, [POINTER]),
     "llama_tokenize": (INT, [POINTER, ctypes.c_char_p, INT, ctypes.POINTER(INT), INT, ctypes.c_bool, ctypes.c_bool]),
     "llama_token_to_piece": (INT, [POINTER, INT, ctypes.c_char_p, INT, INT, ctypes.c_bool]),
+    "llama_sampler_init_greedy": (POINTER, []),
+    "llama_sampler_sample": (INT, [POINTER, POINTER, INT]),
     "llama_print_system_info": (ctypes.c_char_p, []),
     "llama_log_set": (None, [POINTER, POINTER]),
 }
@@ -85,7 +88,7 @@ def open_library(path):
 class Llama:
     """A loaded model and its last context, kept while tasks ask for the same shape."""
 
-    def __init__(self, library, model_path, *, repack=True):
+    def __init__(self, library, model_path, repack):
         self._c = library
         params = library.llama_model_default_params()
         ctypes.cast(ctypes.byref(params), ctypes.POINTER(ctypes.c_bool))[REPACK_BYTE] = repack
@@ -174,16 +177,20 @@ class Llama:
 
     def piece(self, token):
         buffer = ctypes.create_string_buffer(256)
-        return buffer.raw[: self._c.llama_token_to_piece(self.vocab, token, buffer, 256, 0, True)]
+        length = self._c.llama_token_to_piece(self.vocab, token, buffer, 256, 0, True)
+        return buffer.raw[:length]
+
+    def sample(self):
+        """The likeliest token of the last row, without numpy, whose import costs as much as a small model's load."""
+        greedy = self._c.llama_sampler_init_greedy()
+        return self._c.llama_sampler_sample(greedy, self._context, -1)
 
 
-def first_token(library, model_path, prompt, threads, flash, repack):
-    llama = Llama(library, model_path, repack=repack == "1")
+def first_token(llama, prompt, threads, flash):
     tokens = llama.tokenize(prompt)
-    llama.set_context(1, 512, int(threads), flash == "1")
+    llama.set_context(1, 512, int(threads), flash == "True")
     llama.decode([(token, i, 0, i == len(tokens) - 1) for i, token in enumerate(tokens)])
-    logits = (ctypes.c_float * llama.vocab_size).from_address(library.llama_get_logits(llama._context))[:]
-    sys.stdout.buffer.write(llama.piece(logits.index(max(logits))))
+    sys.stdout.buffer.write(llama.piece(llama.sample()))
     sys.stdout.buffer.flush()
 
 
@@ -195,15 +202,16 @@ def quantize(library, source, ftype, target):
 
 
 def main():
-    library, model_path = open_library(sys.argv[1]), sys.argv[2]
-    if sys.argv[3:4] == ["--first-token"]:
-        first_token(library, model_path, *sys.argv[4:])
+    path, model_path, repack, *rest = sys.argv[1:]
+    library = open_library(path)
+    if rest[:1] == ["--quantize"]:
+        quantize(library, model_path, *rest[1:])
+    llama = Llama(library, model_path, repack == "1")
+    if rest:
+        first_token(llama, *rest[1:])
         return
-    if sys.argv[3:4] == ["--quantize"]:
-        quantize(library, model_path, *sys.argv[4:])
     from protocol import serve
 
-    llama = Llama(library, model_path)
     serve(llama.generate, {"system": library.llama_print_system_info().decode()})
 
 

@@ -1,7 +1,7 @@
 """OpenVINO GenAI as a peer, on the same GGUF file.
 
-    openvino_worker.py MODEL                        serve tasks
-    openvino_worker.py MODEL --first-token PROMPT   load, one token, printed
+openvino_worker.py MODEL                                           serve tasks
+openvino_worker.py MODEL --first-token PROMPT THREADS BACKEND   load, one token, printed
 """
 
 import sys
@@ -45,6 +45,8 @@ class OpenVino:
 
     def generate(self, prompts, max_tokens, threads, backend, **_):
         """Prompts of one length, greedily continued."""
+        if len(prompts) > 1 and backend == "SDPA":
+            raise ValueError("this backend ends a batch's sequences at their end tokens, whatever is asked for")
         self._prepare((threads, backend))
         ids = numpy.array(prompts, dtype=numpy.int64)
         inputs = openvino_genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(numpy.ones_like(ids)))
@@ -67,7 +69,9 @@ class OpenVino:
 def main():
     model_path = sys.argv[1]
     if sys.argv[2:3] == ["--first-token"]:
-        pipeline(model_path, 2, "PA").generate(sys.argv[3], max_new_tokens=1, streamer=lambda text: print(text, flush=True))
+        prompt, threads, backend = sys.argv[3:]
+        config = openvino_genai.GenerationConfig(max_new_tokens=1, do_sample=False, apply_chat_template=False)
+        pipeline(model_path, int(threads), backend).generate(prompt, config, lambda text: print(text, flush=True))
         return
     from protocol import serve
 

@@ -2,7 +2,8 @@
 
 A task: {"prompts": [[token id, ...], ...], "max_tokens": N, "context": tokens of a sequence, "reuse": whether the prefix may come
 from a cache, ... the peer's own settings}. A reply: {"prefill_s": submission to the last first token, "decode_s": from there to the
-last token, "tokens": [[token id, ...], ...], "peak_bytes": the process's so far}. The first line out is the peer's facts.
+last token, "tokens": [[token id, ...], ...], "peak_bytes": the process's so far}, or {"error": text}.
+The first line out is the peer's facts.
 """
 
 import json
@@ -22,4 +23,8 @@ def serve(generate, facts):
     """Answer tasks by `generate(**task)` until standard input ends."""
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
-        print(json.dumps(generate(**json.loads(line)) | {"peak_bytes": peak_bytes()}), flush=True)
+        try:
+            reply = generate(**json.loads(line))
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply | {"peak_bytes": peak_bytes()}), flush=True)
