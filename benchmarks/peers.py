@@ -2,17 +2,16 @@
 
     python benchmarks/peers.py [--only prefill,decode] [--model smollm] [--repeats 5] [--write]
 
-Run it by the Python that Freehold is installed in. The first run makes a venv for each peer under benchmarks/.work, builds
-llama.cpp for this CPU (a quarter of an hour on two cores) and makes the models. Every engine is a process of its own (workers/).
-Each row first tries every setting of a peer (threads, flash attention, build, ...) and takes its best; then the
-engines take turns. The last line printed is JSON; --write renews the measured models' sections in RESULTS.md.
+Run it by the Python that Freehold is installed in. The first run makes a venv for each peer under benchmarks/.work,
+builds llama.cpp for this CPU (a quarter of an hour on two cores) and makes the models. Every engine is a process of its
+own (workers/). Each row first tries every setting of a peer (threads, flash attention, build, ...) and takes its best;
+then the engines take turns. The last line is JSON; --write renews the measured models' sections in RESULTS.md.
 """
 
 import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -20,24 +19,23 @@ import sys
 import sysconfig
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from models import MODELS, model_path, requantize_with, sha256
+from report import MAPPED, NATIVE, OPENVINO, OURS, WHEEL, figures_line, machine, write
 
 from freehold.text.template import ChatTemplate
 from freehold.text.tokenizer import Tokenizer
 from freehold.weights.gguf import open_gguf
 
 HERE = Path(__file__).parent
-WORK, WORKERS, RESULTS = HERE / ".work", HERE / "workers", HERE / "RESULTS.md"
+WORK, WORKERS = HERE / ".work", HERE / "workers"
 CONTEXT = 2304  # of the longest row
 QUESTION = "Explain in two sentences why the sky is blue."
 FREEHOLD = Path(sysconfig.get_path("scripts")) / "freehold"
-OURS, NATIVE, WHEEL, OPENVINO, MAPPED = "freehold", "llama.cpp", "llama.cpp (xllamacpp)", "openvino", "llama.cpp, no repack"
 
-# Peer: (requirements, environment of its installation). gcc 12 may drop the stores that fill the AMX tile configuration,
-# hence the two flags; a cached wheel could have been built for another CPU.
+# What pip installs for a peer, and in which environment. gcc 12 may drop the stores that fill the AMX tile
+# configuration, hence the two flags; a cached wheel could have been built without them or for another CPU.
 NATIVE_BUILD = {
     "CXXFLAGS": "-fno-tree-dse -fno-dse",
     "CFLAGS": "-fno-tree-dse -fno-dse",
@@ -46,8 +44,8 @@ NATIVE_BUILD = {
 }
 VENVS = {
     "llama": (["--no-cache-dir", "--no-binary", "llama-cpp-python", "llama-cpp-python"], NATIVE_BUILD),
-    "xllama": (["xllamacpp", "numpy"], {}),
-    "openvino": (["openvino-genai", "numpy"], {}),
+    "xllama": (["numpy", "xllamacpp"], {}),
+    "openvino": (["numpy", "openvino-genai"], {}),
 }
 
 # Required ratio to the better peer, by row and class of the model's format: (with AMX, with AVX-512 VNNI only).
@@ -59,7 +57,7 @@ REQUIRED = {
 }
 REQUIRED_START = {"smollm2-135m-q4_1": 1.2, "qwen2-1.5b-random-q4_k_m": 0.7}
 REQUIRED_MEMORY = 0.7
-BANDWIDTH_MODEL, REQUIRED_BANDWIDTH = "qwen2.5-coder-0.5b-q4_k_m", 0.75
+REQUIRED_BANDWIDTH = {"qwen2.5-coder-0.5b-q4_k_m": 0.75}
 
 
 @dataclass(frozen=True)
@@ -347,7 +345,8 @@ def measure_model(name, rows, repeats, amx):
     measures |= {"start": start_measure(rendered), "memory": memory_measure()}
     engines = engines_for(path)
     repacked = [engine for engine in engines if engine.name != MAPPED]
-    result = {"model": name, "sha256": sha256(path), "rows": {}, "replies": greedy_replies(repacked, tokenizer, rendered)}
+    replies = greedy_replies(repacked, tokenizer, rendered)
+    result = {"model": name, "sha256": sha256(path), "rows": {}, "replies": replies}
     for key in rows:
         measure = measures[key]
         if key in ("start", "memory"):
@@ -355,9 +354,10 @@ def measure_model(name, rows, repeats, amx):
                 engine.close()
         row = measure_row(measure, engines if key in ("start", "memory") else repacked, repeats)
         result["rows"][measure.title] = compare(measure, row, required_ratio(key, name, amx))
-        print_row(measure.title, result["rows"][measure.title])
+        print(figures_line(measure.title, result["rows"][measure.title]), flush=True)
         if key == "decode":
-            result["bandwidth"] = bandwidth_used(decode_bytes(checkpoint), row["engines"][OURS]["median"])
+            used = bandwidth_used(decode_bytes(checkpoint), row["engines"][OURS]["median"])
+            result["bandwidth"] = used | {"required_share": REQUIRED_BANDWIDTH.get(name)}
     for engine in engines:
         engine.close()
     return result
@@ -368,103 +368,14 @@ def bandwidth_used(num_bytes, rate):
     return {"measured_gb_per_s": measured, "used_gb_per_s": num_bytes * rate / 1e9, "token_bytes": num_bytes}
 
 
-# Telling.
-
-
-def machine(facts):
-    root = HERE.parent
-    git = lambda *words: subprocess.run(["git", "-C", root, *words], capture_output=True, text=True).stdout.strip()  # noqa: E731
-    versions = {venv: installed_version(venv) for venv in VENVS}
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "cpu": facts["cpu"],
-        "cores": os.cpu_count(),
-        "features": facts["features"],
-        "instruction_set": facts["instruction_set"],
-        "huge_pages": facts["huge_pages"],
-        "commit": git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "src", "csrc") else ""),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def installed_version(venv):
-    package = VENVS[venv][0][0] if venv != "llama" else "llama-cpp-python"
-    folders = [str(path) for path in (WORK / venv).glob("lib/python*/site-packages")]
-    found = next(iter(importlib.metadata.distributions(name=package, path=folders)))
-    return f"{package} {found.version}"
-
-
-def figure(value):
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def cell(figures):
-    if figures is None:
-        return "–"
-    settings = ", ".join(f"{k} {v}" if k == "threads" else f"{k} {'on' if v is True else 'off' if v is False else v}"
-                         for k, v in figures["settings"].items())  # fmt: skip
-    spread = f"{figure(figures['median'])} ({figure(figures['low'])}–{figure(figures['high'])})"
-    return f"{spread} {settings}".strip()
-
-
-def verdict(row):
-    if row["required"] is None:
-        return "–", ""
-    sign = "≥" if row["unit"] == "tok/s" else "≤"
-    return f"{sign} {row['required']}", "yes" if row["reached"] else "**no**"
-
-
-def print_row(title, row):
-    cells = "; ".join(f"{name} {cell(figures)}" for name, figures in row["engines"].items())
-    required, reached = verdict(row)
-    print(f"{title} [{row['unit']}]: {cells}; ratio {row['ratio']:.2f} (required {required}) {reached}", flush=True)
-
-
-def section(result, facts):
-    """One model's part of RESULTS.md."""
-    mark = f"{result['model']} {facts['instruction_set']}"
-    lines = [
-        f"<!-- begin {mark} -->",
-        f"## {result['model']}, {facts['instruction_set']}",
-        "",
-        f"{facts['date']}, commit {facts['commit']}, {facts['cores']} cores of {facts['cpu']} ({', '.join(facts['features'])}), "
-        f"huge pages {facts['huge_pages']}, Python {facts['python']}, {', '.join(facts['versions'].values())}.",
-        f"sha256 `{result['sha256']}`.",
-        "",
-        f"| work | freehold | llama.cpp | openvino | ratio | required | reached | stolen |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for title, row in result["rows"].items():
-        engines = row["engines"]
-        builds = [f"{cell(engines[name])}{note}" for name, note in
-                  ((NATIVE, ""), (WHEEL, " (xllamacpp)"), (MAPPED, " (no repack)")) if name in engines]  # fmt: skip
-        lines.append(
-            f"| {title}, {row['unit']} | {cell(engines[OURS])} | {'<br>'.join(builds)} | {cell(engines.get(OPENVINO))} "
-            f"| {row['ratio']:.2f} | {' | '.join(verdict(row))} | {row['stolen']:.0%} |"
-        )
-    if "bandwidth" in result:
-        used, measured = result["bandwidth"]["used_gb_per_s"], result["bandwidth"]["measured_gb_per_s"]
-        wanted = f" (required {REQUIRED_BANDWIDTH:.0%})" if result["model"] == BANDWIDTH_MODEL else ""
-        lines += ["", f"Decode reads {used:.1f} GB/s of weights: {used / measured:.0%}{wanted} of the {measured:.1f} GB/s "
-                  "that `freehold doctor` measures."]  # fmt: skip
-    lines += ["", f"Greedy replies to “{QUESTION}”:", ""]
-    lines += [f"- {name}: {reply.strip()!r}" for name, reply in result["replies"].items()]
-    return mark, "
-".join([*lines, "", f"<!-- end {mark} -->"])
-
-
-def write(results, facts):
-    """Renew the sections of these models on this kind of machine; everything else in RESULTS.md stays."""
-    text = RESULTS.read_text()
-    for result in results:
-        mark, new = section(result, facts)
-        begin, end = f"<!-- begin {mark} -->", f"<!-- end {mark} -->"
-        if begin in text:
-            text = text[: text.index(begin)] + new + text[text.index(end) + len(end) :]
-        else:
-            text = f"{text.rstrip()}\n\n{new}\n"
-    RESULTS.write_text(text)
+def installed_versions():
+    """What pip put into the peers' venvs, of what was asked for."""
+    versions = []
+    for venv, (arguments, _) in VENVS.items():
+        folders = [str(path) for path in (WORK / venv).glob("lib/python*/site-packages")]
+        package = next(iter(importlib.metadata.distributions(name=arguments[-1], path=folders)))
+        versions.append(f"{arguments[-1]} {package.version}")
+    return versions
 
 
 def main():
@@ -472,7 +383,7 @@ def main():
     parser.add_argument("--only", help=f"rows, with commas between: {', '.join(ROWS)}")
     parser.add_argument("--model", default="", help="models whose names contain this")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="renew the models' sections in RESULTS.md (needs all rows)")
+    parser.add_argument("--write", action="store_true", help="renew RESULTS.md (needs all rows)")
     options = parser.parse_args()
     rows = options.only.split(",") if options.only else ROWS
     if unknown := set(rows) - set(ROWS):
@@ -481,14 +392,14 @@ def main():
         parser.error("--write: needs all rows, at least 5 runs of each")
     for venv in VENVS:
         install(venv)
-    facts = machine(doctor())
+    facts = machine(doctor(), installed_versions())
     results = []
     for name in MODELS:
         if options.model in name:
             print(f"\n{name}", flush=True)
             results.append(measure_model(name, rows, options.repeats, facts["instruction_set"] == "amx"))
             if options.write:
-                write(results[-1:], facts)
+                write(results[-1], facts)
     print(json.dumps({"machine": facts, "models": results}))
 
 

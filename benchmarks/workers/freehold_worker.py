@@ -2,8 +2,9 @@
 
 import sys
 
-import freehold
 from protocol import serve
+
+import freehold
 
 
 def main():

@@ -5,8 +5,8 @@
                                                               the smallest program: load, prefill, print one token
     llama_worker.py LIBRARY SOURCE - --quantize FTYPE TARGET  write SOURCE requantized
 
-Parameters travel as opaque words, so that one worker serves several builds of libllama: the few words set here sit at the
-same place in all of them, which `open_library` checks by their documented defaults.
+Parameters travel as opaque words, so that one worker serves several builds of libllama: the few words set here sit at
+the same place in all of them, which `open_library` checks by their documented defaults.
 """
 
 import ctypes
@@ -19,11 +19,11 @@ POINTER, INT = ctypes.c_void_p, ctypes.c_int32
 class Params(ctypes.Structure):
     """Any parameter struct of llama.h, larger than all of them (they are passed by value, in memory)."""
 
-    _fields_ = [("words", INT * 128)]  # noqa: RUF012
+    _fields_ = [("words", INT * 128)]
 
 
 class Batch(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("n_tokens", INT),
         ("token", ctypes.POINTER(INT)),
         ("embd", POINTER),
