@@ -1,8 +1,7 @@
 """What all workers speak: one JSON task a line in, one JSON reply a line out.
 
 A task: {"prompts": [[token id, ...], ...], "max_tokens": N, "context": tokens of a sequence, "reuse": whether the
-prefix
-may come from a cache, ... the peer's own settings}. A reply: {"prefill_s": submission to the last first token,
+prefix may come from a cache, ... the peer's own settings}. A reply: {"prefill_s": submission to the last first token,
 "decode_s": from there to the last token, "tokens": [[token id, ...], ...], "peak_bytes": the process's so far}, or
 {"error": text}. The first line out is the peer's facts.
 """
