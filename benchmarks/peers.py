@@ -269,8 +269,9 @@ def measure_row(measure, engines, repeats):
     """Figures of the engines, each at its best setting, taking turns; of two builds of llama.cpp only the better."""
     best = {engine: found for engine in engines if (found := best_setting(measure, engine))}
     builds = [engine for engine in best if engine.name in (NATIVE, WHEEL)]
+    fastest = measure.better((best[build][0] for build in builds), default=None)
     for build in builds:
-        if best[build][0] != measure.better(best[other][0] for other in builds):
+        if best[build][0] != fastest:
             del best[build]
             build.close()
     order = list(best)
