@@ -1,6 +1,6 @@
 """Freehold beside its peers: the same files and prompts, runs interleaved, medians and spread.
 
-    python benchmarks/peers.py [--only prefill,decode] [--model smollm] [--repeats 5] [--write]
+    python benchmarks/peers.py [--only prefill,decode] [--model smollm] [--quick] [--write]
 
 Run it by the Python that Freehold is installed in. The first run makes a venv for each peer under benchmarks/.work,
 builds llama.cpp for this CPU (a quarter of an hour on two cores) and makes the models. Every engine is a process of its
@@ -383,14 +383,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help=f"rows, with commas between: {', '.join(ROWS)}")
     parser.add_argument("--model", default="", help="models whose names contain this")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="2 runs of each engine instead of 5")
     parser.add_argument("--write", action="store_true", help="renew RESULTS.md (needs all rows)")
     options = parser.parse_args()
     rows = options.only.split(",") if options.only else ROWS
     if unknown := set(rows) - set(ROWS):
         parser.error(f"--only: no row {', '.join(unknown)}")
-    if options.write and (options.only or options.repeats < 5):
-        parser.error("--write: needs all rows, at least 5 runs of each")
+    if options.write and (options.only or options.quick):
+        parser.error("--write: needs all rows and all runs, so neither --only nor --quick")
     for venv in VENVS:
         install(venv)
     facts = machine(doctor(), installed_versions())
@@ -398,7 +398,7 @@ def main():
     for name in MODELS:
         if options.model in name:
             print(f"\n{name}", flush=True)
-            results.append(measure_model(name, rows, options.repeats, facts["instruction_set"] == "amx"))
+            results.append(measure_model(name, rows, 2 if options.quick else 5, facts["instruction_set"] == "amx"))
             if options.write:
                 write(results[-1], facts)
     print(json.dumps({"machine": facts, "models": results}))

@@ -102,7 +102,7 @@ class Tokenizer:
 
     def _pre_tokenizer(self) -> Any:
         name = self._get("pre")
-        if name not in PRE_TOKENIZERS:
+        if not isinstance(name, str) or name not in PRE_TOKENIZERS:
             raise UnsupportedError(
                 f"tokenizer.ggml.pre {name!r}: unknown pre-tokenizer", "guessing one would change the tokens silently"
             )
