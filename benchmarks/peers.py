@@ -30,7 +30,6 @@ from freehold.weights.gguf import open_gguf
 
 HERE = Path(__file__).parent
 WORK, WORKERS = HERE / ".work", HERE / "workers"
-CONTEXT = 2304  # of the longest row
 QUESTION = "Explain in two sentences why the sky is blue."
 FREEHOLD = Path(sysconfig.get_path("scripts")) / "freehold"
 
@@ -175,7 +174,7 @@ def engines_for(path):
         return [*openvino, "--first-token", rendered, str(settings["threads"]), settings["backend"]]
 
     openvino = [python("openvino"), WORKERS / "openvino_worker.py", path]
-    ours = [sys.executable, WORKERS / "freehold_worker.py", path, str(CONTEXT)]
+    ours = [sys.executable, WORKERS / "freehold_worker.py", path]
     return [
         Engine(OURS, ours, lambda *_: [FREEHOLD, "run", path, QUESTION, "--max-tokens", "1"], [{}]),
         llama(NATIVE, "llama", "1"),
@@ -242,12 +241,13 @@ def start_measure(rendered):
     return Measure("start to first token", run, "s", min)
 
 
-def memory_measure():
+def memory_measure(context):
+    """With the model's own context, as every engine's program sets it when it is not told otherwise."""
     row = Row("memory", 1, 512, 129)
 
     def run(engine, settings, seed):
         engine.close()
-        peak = engine.ask(settings, row.task(seed))["peak_bytes"]
+        peak = engine.ask(settings, row.task(seed) | {"context": context})["peak_bytes"]
         engine.close()
         return peak / 1e6
 
@@ -343,7 +343,7 @@ def measure_model(name, rows, repeats, amx):
     tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
     rendered = ChatTemplate.from_gguf(checkpoint.metadata, tokenizer).render([{"role": "user", "content": QUESTION}])
     measures = {key: rate_measure(row) for key, row in RATES.items()}
-    measures |= {"start": start_measure(rendered), "memory": memory_measure()}
+    measures |= {"start": start_measure(rendered), "memory": memory_measure(trained_context(checkpoint))}
     engines = engines_for(path)
     repacked = [engine for engine in engines if engine.name != MAPPED]
     replies = greedy_replies(repacked, tokenizer, rendered)
@@ -362,6 +362,10 @@ def measure_model(name, rows, repeats, amx):
     for engine in engines:
         engine.close()
     return result
+
+
+def trained_context(checkpoint):
+    return checkpoint.metadata[f"{checkpoint.metadata['general.architecture']}.context_length"]
 
 
 def bandwidth_used(num_bytes, rate):

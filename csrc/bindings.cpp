@@ -63,27 +63,31 @@ size_t packed_bytes(const std::string& format, int rows, int cols) {
     return panel_bytes(format_from_name(format.c_str()), cols) * size_t((rows + kPanelRows - 1) / kPanelRows);
 }
 
-// Each (format, rows, cols, bytes of the file's blocks) repacked, all panels shared out to the pool's threads.
+// Each (format, rows, cols, bytes of the file's blocks, whether these are mapped from a file) repacked, all panels
+// shared out to the pool's threads. The pages of a mapped tensor are let go behind it, so that memory holds one copy.
 std::vector<PackedWeight> pack(Pool& pool, WeightArena& arena,
-                               const std::vector<std::tuple<std::string, int, int, Bytes>>& tensors) {
+                               const std::vector<std::tuple<std::string, int, int, Bytes, bool>>& tensors) {
     std::vector<PackedWeight> weights;
-    std::vector<const uint8_t*> sources;
     std::vector<std::pair<int, int>> panels;
-    for (const auto& [name, rows, cols, bytes] : tensors) {
+    for (const auto& [name, rows, cols, bytes, mapped] : tensors) {
         const Format format = format_from_name(name.c_str());
         const FormatInfo& info = format_info(format);
         if (rows <= 0 || cols <= 0 || cols % info.block_elements) throw std::invalid_argument("pack: shape");
         if (bytes.size() != size_t(rows) * (size_t(cols) / info.block_elements) * info.block_bytes)
             throw std::invalid_argument("pack: " + std::to_string(bytes.size()) + " bytes do not make that shape");
         weights.push_back(arena.place(format, rows, cols));
-        sources.push_back(bytes.data());
         for (int panel = 0; panel < weights.back().num_panels(); panel++)
             panels.emplace_back(int(weights.size()) - 1, panel);
     }
+    std::vector<std::atomic<int>> done(tensors.size());
     nb::gil_scoped_release release;
     pool.threads->parallel_for(int(panels.size()), [&](int item, int) {
-        const auto [weight, panel] = panels[size_t(item)];
-        pack_panel(weights[size_t(weight)], sources[size_t(weight)], panel);
+        const auto [index, panel] = panels[size_t(item)];
+        const PackedWeight& weight = weights[size_t(index)];
+        const auto& [name, rows, cols, bytes, mapped] = tensors[size_t(index)];
+        pack_panel(weight, bytes.data(), panel);
+        if (done[size_t(index)].fetch_add(1) + 1 == weight.num_panels() && mapped)
+            release_pages(bytes.data(), bytes.size());
     });
     return weights;
 }

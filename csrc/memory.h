@@ -45,4 +45,12 @@ class Pages {
     uint8_t* data_ = nullptr;
 };
 
+// Lets go of the memory behind whole pages of a mapped file; a later read brings them back.
+inline void release_pages(const uint8_t* data, size_t bytes) {
+    constexpr uintptr_t kPage = 4096;
+    const auto begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+    const auto end = reinterpret_cast<uintptr_t>(data + bytes) / kPage * kPage;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
 }  // namespace freehold

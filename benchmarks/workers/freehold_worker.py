@@ -1,4 +1,4 @@
-"""Freehold by its public Python face, as its users run it.   freehold_worker.py MODEL CONTEXT"""
+"""Freehold by its public Python face, as its users run it.   freehold_worker.py MODEL"""
 
 import sys
 
@@ -8,7 +8,7 @@ import freehold
 
 
 def main():
-    model = freehold.load(sys.argv[1], threads=2, context=int(sys.argv[2]))
+    model = freehold.load(sys.argv[1], threads=2)
 
     def generate(prompts, max_tokens, **_):
         replies = model.generate_tokens(prompts, max_tokens=max_tokens, ignore_eos=True, temperature=0.0)

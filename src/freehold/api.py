@@ -2,9 +2,9 @@
 
 import operator
 import queue
+import threading
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, Sa
 from freehold.errors import EngineError, MemoryBudgetError, RequestError, TemplateError
 from freehold.executors.native import NativeExecutor, memory_plan, native_sampler
 from freehold.models.registry import model_for
-from freehold.store.fetch import StoredModel, resolve
+from freehold.store.references import StoredModel, resolve
 from freehold.text.detokenizer import Detokenizer
 from freehold.text.stop import StopStrings
 from freehold.text.template import ChatTemplate, encode_chat
@@ -440,12 +440,11 @@ def load(
     fixed = plan.weights_bytes + plan.activations_bytes
     block_size = NativeExecutor.block_size
     num_blocks = budget_kv_blocks(fixed, plan.block_bytes, block_size, context, available_memory())
-    with ThreadPoolExecutor(1) as pool:  # text is made ready while the weights are repacked
-        building = pool.submit(_text_of, checkpoint)
-        executor = NativeExecutor(
-            model, checkpoint, num_blocks=num_blocks, threads=threads, dtype=dtype, kv_format=kv_format
-        )
-        tokenizer, template = building.result()
+    text = _Background(lambda: _text_of(checkpoint))  # made ready while the weights are repacked
+    executor = NativeExecutor(
+        model, checkpoint, num_blocks=num_blocks, threads=threads, dtype=dtype, kv_format=kv_format
+    )
+    tokenizer, template = text.result()
     if tokenizer.vocab_size > config.vocabulary_size:
         tokens, rows = tokenizer.vocab_size, config.vocabulary_size
         raise RequestError(f"{stored.path}: {tokens} tokens in the vocabulary, {rows} rows in the embedding")
@@ -453,6 +452,27 @@ def load(
     info = _info(stored, checkpoint, model, context, plan)
     info |= {"isa": executor.pool.isa, "threads": executor.pool.threads, "kv_tokens": num_blocks * block_size}
     return Model(tokenizer, template, executor, engine, info)
+
+
+class _Background:
+    """A call in a thread of its own (`concurrent.futures` takes longer to import than a small model to load)."""
+
+    def __init__(self, call: Callable[[], Any]):
+        self._call = call
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result, self._error = self._call(), None
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Any:
+        self._thread.join()
+        if self._error:
+            raise self._error
+        return self._result
 
 
 def _text_of(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:

@@ -44,18 +44,12 @@ def test_metadata_and_tensors(sound):
     assert (checkpoint.tensors["a"].dequantize() == np.arange(64).reshape(2, 32)).all()
 
 
-def test_released_pages_come_back(tmp_path):
-    array = np.random.default_rng(0).standard_normal((256, 1024)).astype(np.float32)
-    checkpoint = open_gguf(write(tmp_path / "m.gguf", tensors={"a": array}))
-    checkpoint.release(checkpoint.tensors["a"])
-    assert (checkpoint.tensors["a"].dequantize() == array).all()
-
-
 def test_real_file_as_the_gguf_package_reads_it(smollm):
     ours, reference = open_gguf(smollm), gguf.GGUFReader(smollm)
     assert {
-        t.name: (tuple(int(n) for n in reversed(t.shape)), t.tensor_type.name, t.data_offset) for t in reference.tensors
-    } == {t.name: (t.shape, t.format, t.offset) for t in ours.tensors.values()}
+        t.name: (tuple(int(n) for n in reversed(t.shape)), t.tensor_type.name, t.data.tobytes())
+        for t in reference.tensors
+    } == {t.name: (t.shape, t.format, bytes(t.data)) for t in ours.tensors.values()}
     for key in ("llama.block_count", "general.name", "tokenizer.ggml.pre", "tokenizer.ggml.add_bos_token"):
         assert ours.metadata[key] == reference.fields[key].contents()
 

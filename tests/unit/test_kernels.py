@@ -80,7 +80,7 @@ def linear(isa, weight, inputs, rows, threads=2, bias=(), residual=False):
     """Outputs of the matrix for `rows` of the inputs, all in one step."""
     form, shape, raw = weight
     pool, made, x = program(isa, inputs, threads)
-    packed = _native.pack(pool, _native.WeightArena(_native.packed_bytes(form, *shape)), [(form, *shape, raw)])
+    packed = _native.pack(pool, _native.WeightArena(_native.packed_bytes(form, *shape)), [(form, *shape, raw, False)])
     y, out = made.buffer(shape[0], False), made.buffer(shape[0], True)
     made.linear("test", x, [], 0.0, [(packed[0], list(bias), y)], residual=x if residual else -1)
     made.select_rows(y, out)
@@ -158,7 +158,7 @@ def test_a_poisoned_row_is_not_silently_mended(isa, poison):
 def test_a_wrong_shape_is_refused():
     pool = _native.Pool(1, "")
     with pytest.raises(ValueError, match="bytes do not make that shape"):
-        _native.pack(pool, _native.WeightArena(1 << 16), [("Q8_0", 16, 64, b"\0" * 100)])
+        _native.pack(pool, _native.WeightArena(1 << 16), [("Q8_0", 16, 64, b"\0" * 100, False)])
 
 
 @pytest.mark.parametrize(

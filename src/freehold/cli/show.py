@@ -15,7 +15,7 @@ from freehold.cli.common import download_progress, human_bytes, print_json
 def command(model: str | None, context: int | None, kv_type: str, as_json: bool) -> None:
     """What MODEL (a catalogue name or a path to a .gguf file) is, and the memory it will need. Reads no weights."""
     import freehold
-    from freehold.store.fetch import resolve
+    from freehold.store.references import resolve
 
     with download_progress() as progress:
         resolve(model, progress=progress)

@@ -363,17 +363,14 @@ class NativeExecutor:
         self._program.output(self._buffers[logits])
 
     def _pack(self, matrices: list[Parameter], dtype: str | None) -> dict[str, Any]:
-        """Repack matrix by matrix and let go of the file's pages behind it, so that memory holds one copy."""
         arena = _native.WeightArena(sum(_packed_bytes(parameter, dtype) for parameter in matrices))
-        packed = {}
-        for parameter in matrices:
-            tensor, form, data = parameter.tensor, parameter.tensor.format, parameter.tensor.data
-            if dtype == "float32" and form != "F32":
-                form, data = "F32", memoryview(tensor.dequantize()).cast("B")
-            rows, cols = parameter.shape
-            packed[parameter.name] = _native.pack(self.pool, arena, [(form, rows, cols, data)])[0]
-            self._checkpoint.release(tensor)
-        return packed
+        if dtype is None:
+            tensors = [(p.tensor.format, *p.shape, p.tensor.data, p.tensor.mapped) for p in matrices]
+            packed = _native.pack(self.pool, arena, tensors)
+        else:  # one by one, so that a single matrix is in memory twice
+            floats = ((p.shape, memoryview(p.tensor.dequantize()).cast("B")) for p in matrices)
+            packed = [_native.pack(self.pool, arena, [("F32", *shape, data, False)])[0] for shape, data in floats]
+        return {parameter.name: weight for parameter, weight in zip(matrices, packed, strict=True)}
 
     # One method for each kind of step.
 

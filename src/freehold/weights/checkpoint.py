@@ -1,6 +1,5 @@
 """A checkpoint as named tensors: their bytes where they lie in the mapped file, and the metadata beside them."""
 
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,7 @@ class Tensor:
     shape: tuple[int, ...]
     format: str
     data: memoryview = field(repr=False)
-    offset: int = field(default=0, repr=False)  # in its file
-    mapping: mmap.mmap | None = field(default=None, repr=False)
+    mapped: bool = field(default=False, repr=False)  # `data` lies in a mapped file
 
     def dequantize(self) -> Any:
         """The values as a float32 array of `shape`."""
@@ -42,12 +40,3 @@ class Checkpoint:
     @property
     def num_bytes(self) -> int:
         return sum(tensor.data.nbytes for tensor in self.tensors.values())
-
-    def release(self, tensor: Tensor) -> None:
-        """Let go of the memory that holds the tensor's pages of the file; a later read brings them back."""
-        if tensor.mapping is None:
-            return
-        start = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = (tensor.offset + tensor.data.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
-        if length > 0:
-            tensor.mapping.madvise(mmap.MADV_DONTNEED, start, length)
