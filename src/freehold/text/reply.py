@@ -82,7 +82,7 @@ class ReplyFormat:
 
         `choice` is "auto", "required", "none" or a tool's name. Given `prompt_tail`, the end of the prompt, the
         grammar holds the reply to close the reasoning that the prompt has opened and allows none where it has closed
-        it; without, reasoning may also be closed that was never opened. Returns None where calls cannot be constrained:
+        it; without, reasoning may also be closed that was never opened, and text may come before a required call. Returns None where calls cannot be constrained:
         the family writes none, "none" where any beginning of an answer may be a call (Llama, GLM-4-0414), a schema with
         conditions on the arguments as a whole (anyOf, $ref, … at its top) where the family writes them one by one, or
         a special token that is named by neither `<…>` nor an id. Raises RequestError when there is no tool `choice`.
@@ -99,7 +99,7 @@ class ReplyFormat:
                 return grammar.render(harmony.write(grammar, offered, choice))
             if self._detected.tools is None or not offered:
                 return None
-            body = _answer_grammar(grammar, self._detected.tools, offered, choice, parallel)
+            body = _answer_grammar(grammar, self._detected, offered, choice, parallel, prompt_tail is not None)
             return grammar.render(grammar.sequence(self._reasoning_grammar(grammar, prompt_tail), body))
         except UnconstrainableError:
             return None
@@ -126,18 +126,34 @@ def _opened(format: Detected, prompt_tail: str) -> bool:
     return tail.endswith(opening) or (format.reasons_first and not tail.endswith(closing))
 
 
-def _answer_grammar(grammar: Grammar, format: ToolFormat, tools: list[Tool], choice: str, parallel: bool) -> str:
-    answer = format.answer()
+def _answer_grammar(
+    grammar: Grammar, format: Detected, tools: list[Tool], choice: str, parallel: bool, strict: bool
+) -> str:
+    """The part of the reply after the reasoning; `strict`: it is known where that ends."""
+    writes = format.tools
+    assert writes is not None
+    answer = writes.answer()
     if choice == "none":
         if answer is not None:
             raise UnconstrainableError
-        return grammar.without(format.opening)
-    calls = format.grammar(grammar, tools, parallel)
+        return _text_grammar(grammar, format, grammar.without(writes.opening))
+    calls = writes.grammar(grammar, tools, parallel)
+    opening = grammar.literal(writes.opening)
+    if choice != "auto" and not strict and format.reasoning is not None and answer is None:
+        return f"{grammar.upto(writes.opening)} {calls}"  # the text before may be reasoning
     if choice != "auto":
-        return grammar.sequence(grammar.newlines(), grammar.literal(format.opening), calls)
+        return grammar.sequence(grammar.newlines(), opening, calls)
     if answer is not None:
-        return f"({grammar.text(answer)} | {grammar.sequence(grammar.literal(format.opening), calls)})"
-    return f"({grammar.text()} | {grammar.upto(format.opening)} {calls})"
+        return f"({grammar.text(answer)} | {grammar.sequence(opening, calls)})"
+    return f"({_text_grammar(grammar, format, grammar.text())} | {grammar.upto(writes.opening)} {calls})"
+
+
+def _text_grammar(grammar: Grammar, format: Detected, text: str) -> str:
+    """An answer in words, perhaps between the tags that the family puts around it."""
+    if not format.wrapper:
+        return text
+    first, last = map(grammar.literal, format.wrapper)
+    return f"({text} | {grammar.newlines()} {first} {text} {last} {grammar.newlines()})"
 
 
 class ReplyParser:

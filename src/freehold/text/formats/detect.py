@@ -9,7 +9,8 @@ from freehold.text.formats.base import ToolFormat
 from freehold.text.formats.json_calls import DeepSeek, Hermes, KimiK2, MiniMaxM1, Mistral
 
 # (texts that must all be in the template, the format), the first that fits; the more particular ones come first.
-_TOOL_FORMATS: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
+_TOOL_FORMATS: tuple[tuple[tuple[str, ...], ToolFormat | None], ...] = (
+    (("]<]minimax[>[",), None),  # MiniMax M3 nests elements in arguments: not read yet
     (("｜DSML｜", " calls>"), tagged.DEEPSEEK_V41),
     (("｜DSML｜", "function_calls>"), tagged.DEEPSEEK_V32),
     (("｜DSML｜", "tool_calls>"), tagged.DEEPSEEK_V4),
@@ -17,20 +18,21 @@ _TOOL_FORMATS: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
     (("<｜tool▁calls▁begin｜>",), DeepSeek(fenced=False)),
     (("<|tool_calls_section_begin|>",), KimiK2()),
     (("<minimax:tool_call>", "<invoke name="), tagged.MINIMAX_M2),
-    (("<tool_calls>", "</tool_calls>", '"arguments"'), MiniMaxM1()),
+    (("<tool_calls>", '{"name": <tool-name>'), MiniMaxM1()),
     (("<tool_call>", "</arg_key><arg_value>"), tagged.GLM_47),
     (("<tool_call>", "<arg_key>", "<arg_value>"), tagged.GLM_45),
     (("<tool_call>", "<function=", "<parameter="), tagged.QWEN_CODER),
     (("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"), Mistral(listed=False, call_id=True)),
     (("[TOOL_CALLS]", "[ARGS]"), Mistral(listed=False)),
     (("[TOOL_CALLS]",), Mistral(listed=True)),
+    (("<tool_calls>",), None),
     (("<tool_call>", "</tool_call>", "arguments"), Hermes()),
     (("<|start_header_id|>", '"parameters": '), Llama(pythonic=False)),
     (("<|header_start|>", '"parameters": '), Llama(pythonic=False)),
     (("<|header_start|>", "tools"), Llama(pythonic=True)),
     (("[gMASK]<sop>", "<|observation|>", "metadata"), Glm0414()),
 )
-_REASONING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+_REASONING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<mm:think>", "</mm:think>"))
 
 
 @dataclass(frozen=True)

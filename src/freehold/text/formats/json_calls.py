@@ -102,6 +102,7 @@ class DeepSeek(ToolFormat):
             if self._fenced:
                 yield from source.next("```")
             yield from source.next(end)
+            source.forget()  # the reply may end here
             if (yield from source.expect(begin, self.closing)) == self.closing:
                 return
 
@@ -133,6 +134,7 @@ class KimiK2(ToolFormat):
             yield from source.json_object(calls.arguments)
             calls.end()
             yield from source.next(end)
+            source.forget()  # the reply may end here
             if (yield from source.expect(begin, self.closing)) == self.closing:
                 return
 

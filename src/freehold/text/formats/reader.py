@@ -41,7 +41,7 @@ class Reader:
         self._record = [beginning]
 
     def forget(self) -> None:
-        """Start the record afresh, if there is one."""
+        """What was read so far has its use: the record starts afresh, if there is one."""
         if self._record is not None:
             self._record = []
 

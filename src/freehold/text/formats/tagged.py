@@ -21,7 +21,8 @@ class Tagged(ToolFormat):
     `section` stands around all calls, or around each one where `each`; `call` is before a call's name, after it, and at
     its end; `keys` are the texts before an argument's key; `values` maps what may stand between key and value to the
     types that it announces (None: the schema's), the way that the family writes it first; `ends` are the texts that end
-    a value, the longest first; `line` ends each line that the family writes.
+    a value, the longest first; `line` ends each line that the family writes; `booleans` are the ways that it writes
+    them, its own first; `blank` says that a call without arguments has an empty line in their place.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Tagged(ToolFormat):
     ends: tuple[str, ...]
     line: str = "\n"
     each: bool = False
+    booleans: tuple[str, ...] = ("true", "false")
+    blank: bool = False
 
     @property
     def opening(self) -> str:
@@ -59,7 +62,7 @@ class Tagged(ToolFormat):
         keys: set[str] = set()
         while found == self.key:
             key, between = yield from source.upto(*self.values)
-            key = self.decoded(key.strip())
+            key = key.strip()
             if key in keys:
                 raise MalformedError
             keys.add(key)
@@ -68,10 +71,6 @@ class Tagged(ToolFormat):
             found = yield from source.expect(self.key, end)
         calls.arguments("}" if keys else "{}")
         calls.end()
-
-    def decoded(self, attribute: str) -> str:
-        """A name or key without the family's escapes."""
-        return attribute
 
     def _types(self, tool: Tool, key: str, between: str) -> frozenset[str]:
         announced = self.values[between]
@@ -110,13 +109,11 @@ class Tagged(ToolFormat):
         if others is not None:
             key = grammar.sequence(grammar.literal(self.key), grammar.text('/[^<>"\\n]{1,64}/'))
             arguments.append(self._write_argument(grammar, key, others, tool.schema) + "*")
-        end = self.call[2] + (self.line if before else "")
-        head = grammar.literal(before + self.head(tool.name) + self.line)
-        return grammar.sequence(head, *arguments, grammar.literal(end))
-
-    def head(self, name: str) -> str:
-        """What stands from a call's name to the end of its line."""
-        return name + (self.call[1] if self.call[1] != "\n" else "")
+        if self.blank and not required:
+            arguments.append(f"({grammar.literal(self.line)})?")
+        after_name = self.call[1] if self.call[1] != "\n" else ""
+        head = grammar.literal(before + tool.name + after_name + self.line)
+        return grammar.sequence(head, *arguments, grammar.literal(self.call[2] + (self.line if before else "")))
 
     def _write_argument(self, grammar: Grammar, key: str, schema: Any, root: Mapping[str, Any]) -> str:
         """A rule for one argument."""
@@ -129,7 +126,10 @@ class Tagged(ToolFormat):
             if not types:
                 continue
             head = grammar.sequence(key, grammar.literal(between))
-            if "string" in types:
+            if types == {"boolean"}:
+                words = grammar.choice([grammar.literal(word + end) for word in self.booleans])
+                ways.append(grammar.sequence(head, words))
+            elif "string" in types:
                 ways.append(grammar.sequence(head, grammar.string(schema, root, end)))
             else:
                 value = schema if types == allowed else {"allOf": [schema, {"type": sorted(types)}]}
@@ -157,6 +157,7 @@ def _dsml(name: str, section: str, space: str = "") -> Tagged:
         f'<{mark}parameter name="',
         {'" string="true">': STRING, '" string="false">': ALL_TYPES - STRING, '">': None},
         (f"</{mark}parameter>",),
+        blank=True,
     )
 
 
@@ -168,6 +169,7 @@ QWEN_CODER = Tagged(
     {">\n": None, ">": None},
     ("\n</parameter>", "</parameter>"),
     each=True,
+    booleans=("True", "False", "true", "false"),
 )
 MINIMAX_M2 = Tagged(
     "minimax-m2",
