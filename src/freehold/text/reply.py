@@ -82,10 +82,12 @@ class ReplyFormat:
 
         `choice` is "auto", "required", "none" or a tool's name. Given `prompt_tail`, the end of the prompt, the
         grammar holds the reply to close the reasoning that the prompt has opened and allows none where it has closed
-        it; without, reasoning may also be closed that was never opened, and text may come before a required call. Returns None where calls cannot be constrained:
-        the family writes none, "none" where any beginning of an answer may be a call (Llama, GLM-4-0414), a schema with
-        conditions on the arguments as a whole (anyOf, $ref, … at its top) where the family writes them one by one, or
-        a special token that is named by neither `<…>` nor an id. Raises RequestError when there is no tool `choice`.
+        it; without, reasoning may also be closed that was never opened, and text may come before a required call.
+
+        Returns None where calls cannot be constrained: the family writes none; "none" where any beginning of an answer
+        may be a call (Llama, GLM-4-0414); a schema with conditions on the arguments as a whole (anyOf, $ref, … at its
+        top) or on a string twice (pattern and length) where the family writes arguments one by one, outside JSON; a
+        special token that is named by neither `<…>` nor an id. Raises RequestError when there is no tool `choice`.
         """
         known = tools_of(tools)
         if choice not in ("auto", "required", "none"):

@@ -151,6 +151,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return len(self._tokens)
 
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Texts of the special tokens, with their ids."""
+        return self._special
+
     def id_of(self, text: str) -> int | None:
         """The id of a special token by its text."""
         return self._special.get(text)
