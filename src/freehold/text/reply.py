@@ -197,13 +197,15 @@ class ReplyParser:
 
     def _emit(self, delta: Delta) -> None:
         """Adds `delta`, to the one before where both are pieces of the same text."""
-        last = self._deltas[-1] if self._deltas else None
-        if isinstance(delta, (Text, Reasoning)) and type(last) is type(delta):
-            self._deltas[-1] = type(delta)(last.text + delta.text)
-        elif isinstance(delta, ToolCallArguments) and isinstance(last, ToolCallArguments):
-            self._deltas[-1] = ToolCallArguments(delta.index, last.fragment + delta.fragment)
-        else:
-            self._deltas.append(delta)
+        match self._deltas[-1:], delta:
+            case [Text(before)], Text(text):
+                self._deltas[-1] = Text(before + text)
+            case [Reasoning(before)], Reasoning(text):
+                self._deltas[-1] = Reasoning(before + text)
+            case [ToolCallArguments(index, before)], ToolCallArguments(_, fragment):
+                self._deltas[-1] = ToolCallArguments(index, before + fragment)
+            case _:
+                self._deltas.append(delta)
 
     def _emit_call(self, delta: Delta) -> None:
         self._emit(delta)

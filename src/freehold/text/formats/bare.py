@@ -36,11 +36,12 @@ class Llama(ToolFormat):
             yield from _read_python(source, calls)
             yield from source.next("<|python_end|>")
             return
-        while marker:
-            if marker == ";":
+        following: str | None = "{"
+        while following:
+            if following == ";":
                 yield from source.expect("{")
             yield from read_call(source, calls, opened=True)
-            marker = yield from source.next(";", "{")
+            following = yield from source.next(";", "{")
 
     def grammar(self, grammar: Grammar, tools: Sequence[Tool], parallel: bool) -> str:
         if self._pythonic:

@@ -18,15 +18,16 @@ STRING = frozenset({"string"})
 class Tagged(ToolFormat):
     """The tags of one family.
 
-    `section` stands around all calls, or around each one where `each`; `call` is before a call's name, after it, and at
-    its end; `keys` are the texts before an argument's key; `values` maps what may stand between key and value to the
-    types that it announces (None: the schema's), the way that the family writes it first; `ends` are the texts that end
-    a value, the longest first; `line` ends each line that the family writes; `booleans` are the ways that it writes
-    them, its own first; `blank` says that a call without arguments has an empty line in their place.
+    `opening` and `closing` stand around all calls, or around each one where `each`, or there is no `closing`; `call` is
+    before a call's name, after it, and at its end; `key` is before an argument's key; `values` maps what may stand
+    between key and value to the types that it announces (None: the schema's), the family's own way first; `ends` are
+    the texts that end a value, the longest first; `line` ends each line; `booleans` are the ways to write them;
+    `blank` says that a call without arguments has an empty line in their place.
     """
 
     name: str
-    section: tuple[str, str] | None
+    opening: str
+    closing: str | None
     call: tuple[str, str, str]
     key: str
     values: Mapping[str, frozenset[str] | None]
@@ -36,21 +37,17 @@ class Tagged(ToolFormat):
     booleans: tuple[str, ...] = ("true", "false")
     blank: bool = False
 
-    @property
-    def opening(self) -> str:
-        return self.section[0] if self.section else self.call[0]
-
     def markers(self) -> tuple[str, ...]:
-        return (self.section[0], self.call[0]) if self.section else (self.call[0],)
+        return (self.opening, self.call[0])
 
     def read(self, source: Reader, calls: Calls, marker: str) -> Steps[None]:
-        if not self.section or marker == self.call[0]:
+        if self.closing is None or marker == self.call[0]:
             yield from self._read_call(source, calls)
             return
         yield from source.expect(self.call[0])
         while True:
             yield from self._read_call(source, calls)
-            if (yield from source.expect(self.call[0], self.section[1])) == self.section[1]:
+            if (yield from source.expect(self.call[0], self.closing)) == self.closing:
                 return
 
     def _read_call(self, source: Reader, calls: Calls) -> Steps[None]:
@@ -89,14 +86,14 @@ class Tagged(ToolFormat):
             raise MalformedError
 
     def grammar(self, grammar: Grammar, tools: Sequence[Tool], parallel: bool) -> str:
-        if not self.section:
+        if self.closing is None:
             call = grammar.choice([self._write_call(grammar, tool, "") for tool in tools])
             again = grammar.sequence(grammar.literal(self.line + self.opening), call)
             return f"{call} ({again})*" if parallel else call
-        open_line, close = grammar.literal(self.line), grammar.literal(self.section[1])
+        open_line, close = grammar.literal(self.line), grammar.literal(self.closing)
         call = grammar.choice([self._write_call(grammar, tool, self.call[0]) for tool in tools])
         calls = grammar.sequence(open_line, f"{call}+" if parallel and not self.each else call, close)
-        again = grammar.sequence(grammar.literal(self.line + self.section[0]), calls)
+        again = grammar.sequence(grammar.literal(self.line + self.opening), calls)
         return f"{calls} ({again})*" if parallel and self.each else calls
 
     def _write_call(self, grammar: Grammar, tool: Tool, before: str) -> str:
@@ -152,7 +149,8 @@ def _dsml(name: str, section: str, space: str = "") -> Tagged:
     mark = "｜DSML｜" + space
     return Tagged(
         name,
-        (f"<｜DSML｜{section}>", f"</｜DSML｜{section}>"),
+        f"<｜DSML｜{section}>",
+        f"</｜DSML｜{section}>",
         (f'<{mark}invoke name="', '">', f"</{mark}invoke>"),
         f'<{mark}parameter name="',
         {'" string="true">': STRING, '" string="false">': ALL_TYPES - STRING, '">': None},
@@ -163,7 +161,8 @@ def _dsml(name: str, section: str, space: str = "") -> Tagged:
 
 QWEN_CODER = Tagged(
     "qwen3-coder",
-    ("<tool_call>", "</tool_call>"),
+    "<tool_call>",
+    "</tool_call>",
     ("<function=", ">", "</function>"),
     "<parameter=",
     {">\n": None, ">": None},
@@ -173,7 +172,8 @@ QWEN_CODER = Tagged(
 )
 MINIMAX_M2 = Tagged(
     "minimax-m2",
-    ("<minimax:tool_call>", "</minimax:tool_call>"),
+    "<minimax:tool_call>",
+    "</minimax:tool_call>",
     ('<invoke name="', '">', "</invoke>"),
     '<parameter name="',
     {'">': None},
@@ -181,8 +181,10 @@ MINIMAX_M2 = Tagged(
 )
 _GLM_CALL, _GLM_ENDS = ("<tool_call>", "\n", "</tool_call>"), ("</arg_value>",)
 _GLM_VALUES = {"</arg_key>\n<arg_value>": None, "</arg_key><arg_value>": None}
-GLM_45 = Tagged("glm-4.5", None, _GLM_CALL, "<arg_key>", _GLM_VALUES, _GLM_ENDS)
-GLM_47 = Tagged("glm-4.7", None, _GLM_CALL, "<arg_key>", dict(reversed(_GLM_VALUES.items())), _GLM_ENDS, line="")
+GLM_45 = Tagged("glm-4.5", "<tool_call>", None, _GLM_CALL, "<arg_key>", _GLM_VALUES, _GLM_ENDS)
+GLM_47 = Tagged(
+    "glm-4.7", "<tool_call>", None, _GLM_CALL, "<arg_key>", dict(reversed(_GLM_VALUES.items())), _GLM_ENDS, line=""
+)
 DEEPSEEK_V32 = _dsml("deepseek-v3.2", "function_calls")
 DEEPSEEK_V4 = _dsml("deepseek-v4", "tool_calls")
 DEEPSEEK_V41 = _dsml("deepseek-v4.1", " calls", " ")
