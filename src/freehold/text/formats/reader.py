@@ -158,29 +158,24 @@ class Reader:
         while True:
             found = _JSON_EVENT.search(self._text, at)
             if found is None:
-                at = len(self._text)
-            elif found[0] == "\\":
-                at = found.end() + 1 if in_string else found.end()  # the next character stands for itself
-            else:
-                at = found.end()
-                if found[0] == '"':
-                    in_string = not in_string
-                elif not in_string:
-                    depth += 1 if found[0] in "{[" else -1
-                if depth <= 0 and not in_string:
-                    emit(self._take(at))
-                    return
-            if at >= len(self._text):
-                over = at - len(self._text)
+                at = max(0, at - len(self._text))  # 1 after a backslash whose character is still to come
                 if self._text:
                     emit(self._take(len(self._text)))
-                if self._final:
-                    raise MalformedError
-                at = over
-                while len(self._text) <= at:
+                while not self._text:
                     if self._final:
                         raise MalformedError
                     yield
+                continue
+            at = found.end()
+            if found[0] == "\\":
+                at += in_string
+            elif found[0] == '"':
+                in_string = not in_string
+            elif not in_string:
+                depth += 1 if found[0] in "{[" else -1
+            if depth <= 0 and not in_string and found[0] != "\\":
+                emit(self._take(at))
+                return
 
     def _json_scalar(self, emit: Callable[[str], object]) -> Steps[None]:
         while (found := _SCALAR_END.search(self._text)) is None and not self._final:
