@@ -368,6 +368,7 @@ def test_python_values(written, value):
         "[get_weather(city=1e999j)]",
         "[get_weather(city={1, 2})]",
         "[get_weather('x')]",
+        "[get_weather(city='\\d')]",
         "[get_weather(city=1, city=2)]",
         "[get_weather(city=]",
         "[get_weather(city=" + "(" * 5000 + ")]",

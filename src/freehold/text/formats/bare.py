@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 from freehold.text.formats.base import ToolFormat
@@ -10,6 +11,8 @@ from freehold.text.formats.grammar import Grammar, UnconstrainableError, members
 from freehold.text.formats.json_calls import read_call, write_call
 from freehold.text.formats.reader import MalformedError, Reader, Steps
 from freehold.text.formats.values import load_json, types_of
+
+_KNOWN_ESCAPES = re.compile(r"""(?:[^\\]|\\[\\'"abfnrtvxuUN0-3\n])*""")
 
 
 class Llama(ToolFormat):
@@ -129,16 +132,18 @@ def _python_string(source: Reader, quote: str, parts: list[str]) -> Steps[None]:
 
 
 def _python_as_json(text: str) -> str:
-    try:
-        value = ast.literal_eval(text.strip())
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        pass
+    """A literal of JSON or of Python, as JSON."""
     try:
         load_json(text)
+        return text.strip()
     except ValueError:
+        pass
+    if not _KNOWN_ESCAPES.fullmatch(text):  # of others Python would warn, on the server's own error stream
+        raise MalformedError
+    try:
+        return json.dumps(ast.literal_eval(text.strip()), ensure_ascii=False, allow_nan=False)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise MalformedError from None
-    return text.strip()
 
 
 def _write_python(grammar: Grammar, tool: Tool) -> str:
