@@ -82,14 +82,19 @@ class Grammar:
         """A JSON object that satisfies a tool's whole schema."""
         return self.json({"type": "object", **schema}, schema)
 
-    def string(self, schema: Any, root: Mapping[str, Any], end: str) -> str:
-        """The bare text of a string that satisfies `schema`, and the marker `end`."""
+    def string(self, schema: Any, root: Mapping[str, Any], end: str, *, others: bool) -> str:
+        """The bare text of a string that satisfies `schema`, and the marker `end`.
+
+        With `others`, values that `schema` lists and that are no strings are among them, as JSON.
+        """
         schema = resolve(schema, root)
         if not isinstance(schema, Mapping):
             return self.upto(end)
         if "const" in schema or "enum" in schema:
             values = [schema["const"]] if "const" in schema else schema["enum"]
-            return self.choice([self.literal(value + end) for value in values if isinstance(value, str)])
+            texts = [value for value in values if isinstance(value, str)]
+            texts += [json.dumps(value) for value in values if others and not isinstance(value, str)]
+            return self.choice([self.literal(text + end) for text in texts])
         if "pattern" in schema and ("minLength" in schema or "maxLength" in schema):
             raise UnconstrainableError
         if "pattern" in schema:

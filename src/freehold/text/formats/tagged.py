@@ -9,7 +9,7 @@ from freehold.text.formats.base import ToolFormat
 from freehold.text.formats.calls import Calls, Tool
 from freehold.text.formats.grammar import Grammar, members
 from freehold.text.formats.reader import MalformedError, Reader, Steps
-from freehold.text.formats.values import ALL_TYPES, as_json, types_of
+from freehold.text.formats.values import ALL_TYPES, as_json, resolve, types_of
 
 STRING = frozenset({"string"})
 
@@ -118,16 +118,14 @@ class Tagged(ToolFormat):
         ways = []
         for between, announced in self._canonical():
             types = allowed if announced is None else allowed & announced
-            if "integer" in allowed and announced and "number" in announced:
-                types |= {"integer"}
             if not types:
                 continue
             head = grammar.sequence(key, grammar.literal(between))
-            if types == {"boolean"}:
+            if types == {"boolean"} and not {"const", "enum"} & set(resolve(schema, root)):
                 words = grammar.choice([grammar.literal(word + end) for word in self.booleans])
                 ways.append(grammar.sequence(head, words))
             elif "string" in types:
-                ways.append(grammar.sequence(head, grammar.string(schema, root, end)))
+                ways.append(grammar.sequence(head, grammar.string(schema, root, end, others=announced is None)))
             else:
                 value = schema if types == allowed else {"allOf": [schema, {"type": sorted(types)}]}
                 ways.append(grammar.sequence(head, grammar.json(value, root), grammar.literal(end)))
