@@ -233,6 +233,13 @@ def test_calls_in_the_reasoning_are_reasoning():
     assert found == Reply("No.", f"I could write {call}.", order="rt")
 
 
+def test_a_call_at_once_ends_the_reasoning_that_was_expected():
+    call = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
+    assert parse(HERMES, call, tools=TOOLS, prompt_tail="<think>\n") == Reply(calls=[["clock", "{}"]], order="c")
+    broken = call.replace("clock", "clok")
+    assert parse(HERMES, broken, tools=TOOLS, prompt_tail="<think>\n") == Reply(broken, order="t")
+
+
 # Harmony
 
 HARMONY = ReplyFormat.detect("<|channel|><|message|>", [])

@@ -7,6 +7,9 @@ from reply_families import ARGUMENTS, CLOCK, FAMILIES, FAMILY_IDS, TOOLS, WEATHE
 
 from freehold.errors import RequestError
 from freehold.text.reply import ReplyFormat
+from freehold.text.template import ChatTemplate
+from freehold.text.tokenizer import Tokenizer
+from freehold.weights.gguf import open_gguf
 
 llguidance = pytest.importorskip("llguidance")
 families = pytest.mark.parametrize("family", FAMILIES, ids=FAMILY_IDS)
@@ -241,3 +244,37 @@ def test_a_tool_choice_that_is_no_tool():
     with pytest.raises(RequestError) as error:
         HERMES.detect().tool_grammar(TOOLS, choice="clok", parallel=False)
     assert str(error.value) == "tool_choice: expected one of the tools ['clock', 'get_weather'], got 'clok'"
+
+
+class Real:
+    """A real model's vocabulary as llguidance takes it; its user-defined tokens are special to it or not."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, special_token_ids: list[int]):
+        self.tokens = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
+        self.eos_token_id = tokenizer.id_of("<|im_end|>")
+        self.special_token_ids = special_token_ids
+        self._tokenizer = tokenizer
+
+    def __call__(self, text) -> list[int]:
+        return self._tokenizer.encode(text.decode() if isinstance(text, bytes) else text)
+
+
+@pytest.mark.parametrize("is_special", [True, False], ids=["tags are special", "tags are text"])
+def test_what_the_real_qwen_template_writes_is_accepted(qwen, is_special):
+    metadata = open_gguf(qwen).metadata
+    tokenizer = Tokenizer.from_gguf(metadata)
+    template = ChatTemplate.from_gguf(metadata, tokenizer)
+    user = {"role": "user", "content": "Hello"}
+    function = {"name": "get_weather", "arguments": ARGUMENTS}
+    turn = {"role": "assistant", "content": "One moment.", "tool_calls": [{"type": "function", "function": function}]}
+    prompt = template.render([user], tools=TOOLS)
+    reply = template.render([user, turn], tools=TOOLS, add_generation_prompt=False)[len(prompt) :]
+    tokens = tokenizer.encode(reply.removesuffix("<|im_end|>\n"), special=True)
+    special = [i for text, i in tokenizer.special_tokens.items() if is_special or "tool_call" not in text]
+    format = ReplyFormat.detect(template.source, tokenizer.special_tokens)
+    grammar = format.tool_grammar(TOOLS, choice="auto", parallel=True, prompt_tail=prompt)
+    real = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Real(tokenizer, special)))
+    matcher = llguidance.LLMatcher(real, grammar, log_level=0)
+    assert matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()

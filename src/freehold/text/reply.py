@@ -221,7 +221,16 @@ class ReplyParser:
 
     def _read_reasoning(self, opening: str, closing: str) -> Steps[bool]:
         """Reads the reasoning if there is any; returns whether it was closed."""
-        found = yield from self._reader.next(opening, closing)
+        format = self._format.tools if self._calls.tools else None
+        markers = format.markers() if format else ()
+        found = yield from self._reader.next(opening, closing, *markers)
+        if (
+            format is not None and found is not None and found in markers
+        ):  # a call without a thought, even where one was expected
+            self.reasoning_open = False
+            self._reader.record(found)
+            yield from self._read_calls(format, found)
+            return False
         if found is None and not self.reasoning_open:
             return False
         if found == closing:
