@@ -6,22 +6,31 @@ N query heads, K key/value heads, H head size, F feed-forward width, V vocabular
 come in any format of the checkpoint, as (outputs, inputs).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from freehold.errors import UnsupportedError
 
 Value = Any  # an executor's own type, with `.shape`
 
-_implementations: dict[type, Callable[[Value], Any]] = {}
+_implementations: dict[type, Any] = {}
 
 
-def register(value_type: type, implementation: Callable[[Value], Any]) -> None:
-    """Make `implementation(value)` answer for operations on values of `value_type`."""
+def register(value_type: type, implementation: Any) -> None:
+    """Make methods of `implementation`, named as the operations are, answer for values of `value_type`."""
     _implementations[value_type] = implementation
 
 
-def _on(value: Value) -> Any:
-    return _implementations[type(value)](value)
+def _call(operation: str, value: Value, *operands: Any) -> Any:
+    implementation = next(_implementations[kind] for kind in type(value).__mro__ if kind in _implementations)
+    method = getattr(implementation, operation, None)
+    if method is None:
+        raise UnsupportedError(
+            f"{operation}: the {implementation.executor} executor does not have this operation",
+            "the torch executor has all of them: --executor torch",
+        )
+    return method(value, *operands)
 
 
 def _expect(operation: str, what: str, got: Any, expected: Any) -> None:
@@ -42,15 +51,27 @@ class Rope:
         return 2 * len(self.inverse_frequencies)
 
 
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a layer keeps of the past.
+
+    `tokens`: widths of the rows kept for each token; `states`: shapes of what is kept for each request, as it is after
+    its last token.
+    """
+
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    states: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
 def embedding(tokens_T: Value, table_VD: Value) -> Value:
     """Rows of `table_VD` for the step's tokens: (T, D)."""
-    return _on(tokens_T).embedding(tokens_T, table_VD)
+    return _call("embedding", tokens_T, table_VD)
 
 
 def rms_norm(x_TD: Value, weight_D: Value, eps: float) -> Value:
     """x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang and Sennrich 2019): (T, D)."""
     _expect("rms_norm", "weight", tuple(weight_D.shape), tuple(x_TD.shape[-1:]))
-    return _on(x_TD).rms_norm(x_TD, weight_D, eps)
+    return _call("rms_norm", x_TD, weight_D, eps)
 
 
 def linear(x_TD: Value, weight_FD: Value, bias_F: Value | None = None) -> Value:
@@ -58,7 +79,7 @@ def linear(x_TD: Value, weight_FD: Value, bias_F: Value | None = None) -> Value:
     _expect("linear", "columns of the weight", weight_FD.shape[1], x_TD.shape[-1])
     if bias_F is not None:
         _expect("linear", "bias", tuple(bias_F.shape), (weight_FD.shape[0],))
-    return _on(x_TD).linear(x_TD, weight_FD, bias_F)
+    return _call("linear", x_TD, weight_FD, bias_F)
 
 
 def rope(x: Value, positions_T: Value, rope: Rope, num_heads: int) -> Value:
@@ -66,7 +87,7 @@ def rope(x: Value, positions_T: Value, rope: Rope, num_heads: int) -> Value:
     head_dim = x.shape[-1] // num_heads
     if rope.rotary_dim > head_dim:
         raise ValueError(f"rope: turns {rope.rotary_dim} channels of heads of {head_dim}")
-    return _on(x).rope(x, positions_T, rope, num_heads)
+    return _call("rope", x, positions_T, rope, num_heads)
 
 
 def attention(q: Value, k: Value, v: Value, cache: Value, *, num_heads: int, num_kv_heads: int, scale: float) -> Value:
@@ -80,21 +101,21 @@ def attention(q: Value, k: Value, v: Value, cache: Value, *, num_heads: int, num
     head_dim = q.shape[-1] // num_heads
     for name, value, heads in (("q", q, num_heads), ("k", k, num_kv_heads), ("v", v, num_kv_heads)):
         _expect("attention", name, value.shape[-1], heads * head_dim)
-    return _on(q).attention(q, k, v, cache, num_heads, num_kv_heads, scale)
+    return _call("attention", q, k, v, cache, num_heads, num_kv_heads, scale)
 
 
 def swiglu(gate_TF: Value, up_TF: Value) -> Value:
     """silu(gate) * up (Shazeer 2020): (T, F)."""
     _expect("swiglu", "up", tuple(up_TF.shape), tuple(gate_TF.shape))
-    return _on(gate_TF).swiglu(gate_TF, up_TF)
+    return _call("swiglu", gate_TF, up_TF)
 
 
 def add(x: Value, y: Value) -> Value:
     """x + y."""
     _expect("add", "second operand", tuple(y.shape), tuple(x.shape))
-    return _on(x).add(x, y)
+    return _call("add", x, y)
 
 
 def select_rows(x_TD: Value, rows: Value | Sequence[int]) -> Value:
     """The rows of x whose logits are wanted."""
-    return _on(x_TD).select_rows(x_TD, rows)
+    return _call("select_rows", x_TD, rows)

@@ -14,7 +14,7 @@ from typing import Any
 
 from freehold import _native, ops
 from freehold.errors import EngineError, RequestError, UnsupportedError
-from freehold.models.registry import named_parameters
+from freehold.models.parameters import Parameters, named_parameters
 
 MAX_LOGIT_ROWS = 64
 KV_FORMATS = ("f16", "bf16", "int8", "f32")
@@ -82,7 +82,17 @@ class Graph:
         return self._call("select_rows", (x,), x.width)
 
 
-ops.register(Value, lambda value: value.graph)
+class Operations:
+    """`freehold.ops` on symbolic values: each is recorded in the graph of its first operand."""
+
+    executor = "native"
+
+    def __getattr__(self, operation: str) -> Callable[..., Value]:
+        method = getattr(Graph, operation)  # AttributeError: the operation is not here
+        return lambda value, *operands: method(value.graph, value, *operands)
+
+
+ops.register(Value, Operations())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -100,22 +110,6 @@ class Parameter:
         if self.tensor.format == "F32":
             return self.tensor.data.cast("f").tolist()
         return self.tensor.dequantize().ravel().tolist()
-
-
-class Parameters:
-    """Parameters by name; `scope(prefix)` is those of one layer."""
-
-    def __init__(self, parameters: Mapping[str, Parameter], prefix: str = ""):
-        self._parameters, self._prefix = parameters, prefix
-
-    def __getitem__(self, name: str) -> Parameter:
-        return self._parameters[self._prefix + name]
-
-    def get(self, name: str) -> Parameter | None:
-        return self._parameters.get(self._prefix + name)
-
-    def scope(self, prefix: str) -> "Parameters":
-        return Parameters(self._parameters, self._prefix + prefix)
 
 
 @dataclass

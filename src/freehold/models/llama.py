@@ -70,6 +70,11 @@ class Llama:
             shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
         return shapes
 
+    def caches(self) -> list[ops.CacheSpec]:
+        """What each layer keeps of the past."""
+        width = self.config.num_kv_heads * self.config.head_dim
+        return [ops.CacheSpec({"keys": width, "values": width})] * self.config.num_layers
+
     def attention(self, x, layer, batch, cache):
         c = self.config
         q = ops.linear(x, layer["self_attn.q_proj.weight"], layer.get("self_attn.q_proj.bias"))

@@ -1,0 +1,193 @@
+"""The torch executor: runs a model's forward eagerly on tensors, on a CPU or a GPU.
+
+In float32 on a CPU it is the reference that the native executor is checked against. The operations stand in
+`torch_operations.py`; without a cache the same forward trains through autograd (`forward`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from freehold import ops
+from freehold.errors import RequestError, UnsupportedError
+from freehold.executors.torch_operations import LayerCache, Step
+from freehold.models.parameters import Parameters, named_parameters
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MAX_LOGIT_ROWS = 64
+
+
+@dataclass(frozen=True)
+class TorchBatch:
+    """What a model's forward reads of a step."""
+
+    tokens: torch.Tensor  # T
+    positions: torch.Tensor  # T
+    caches: Sequence[LayerCache]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that an executor will take."""
+
+    weights_bytes: int
+    activations_bytes: int
+    block_bytes: int  # of one KV block of `TorchExecutor.block_size` tokens
+
+
+def check_device(device: str) -> torch.device:
+    """Raises RequestError for a device that torch does not know, UnsupportedError for one that is not here."""
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise RequestError(f"device {device!r}: expected cpu, cuda or cuda:N") from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UnsupportedError(f"device {device!r}: torch {torch.__version__} finds {count} CUDA devices here")
+    if place.type not in ("cpu", "cuda"):
+        raise UnsupportedError(f"device {device!r}: expected cpu, cuda or cuda:N")
+    return place
+
+
+def available_device_memory(device: str) -> int:
+    """Free bytes of a GPU. Raises as `check_device`."""
+    return torch.cuda.mem_get_info(check_device(device))[0]
+
+
+def default_dtype(device: str) -> str:
+    return "float32" if device == "cpu" else "bfloat16"
+
+
+def memory_plan(
+    model: Any, checkpoint: Any, *, device: str = "cpu", dtype: str | None = None, max_rows: int = 512
+) -> MemoryPlan:
+    """What TorchExecutor with the same arguments will need, from shapes alone; activations are an estimate."""
+    item = _dtype(device, dtype).itemsize
+    weights = sum(item * _count(shape) for shape in model.parameter_shapes().values())
+    config = model.config
+    widest = max(_count(shape[1:]) + shape[0] for shape in model.parameter_shapes().values() if len(shape) == 2)
+    rows = max_rows * 4 * (8 * config.hidden_size + 4 * min(widest, 8 * config.hidden_size))
+    scores = 4 * max_rows * config.num_heads * min(config.context_length, 8192)
+    logits = 4 * MAX_LOGIT_ROWS * config.vocabulary_size
+    block = sum(item * TorchExecutor.block_size * width + 4 * states for width, states in _cache_sizes(model))
+    return MemoryPlan(weights, rows + scores + logits, block)
+
+
+def _cache_sizes(model: Any) -> list[tuple[int, int]]:
+    """For each layer, elements kept for each token and for each block."""
+    return [
+        (sum(spec.tokens.values()), sum(_count(shape) for shape in spec.states.values())) for spec in model.caches()
+    ]
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def _dtype(device: str, dtype: str | None) -> torch.dtype:
+    name = dtype or default_dtype(device)
+    if name not in DTYPES:
+        raise RequestError(f"dtype {name!r}: expected one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def load_parameters(
+    model: Any, checkpoint: Any, *, device: str = "cpu", dtype: str | None = None
+) -> dict[str, torch.Tensor]:
+    """The checkpoint's tensors, dequantized, by published name. Vectors (norms, biases, gates) stay float32."""
+    tensors = named_parameters(model, checkpoint.tensors)
+    place, wanted = check_device(device), _dtype(device, dtype)
+    parameters = {}
+    for name, shape in model.parameter_shapes().items():
+        tensor = tensors[name]
+        value = torch.from_numpy(tensor.dequantize())
+        parameters[name] = value.to(place, wanted if len(shape) > 1 else torch.float32)
+        checkpoint.release(tensor)
+    return parameters
+
+
+def forward(model: Any, parameters: Mapping[str, torch.Tensor], sequences: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Logits of every token of whole sequences, one after the other: float32 (T, vocabulary). Autograd sees all of it.
+
+    `sequences`: int64 tensors on the parameters' device; `parameters`: those of `load_parameters`, or what an adapter
+    has made of them.
+    """
+    starts = [0]
+    for sequence in sequences:
+        starts.append(starts[-1] + len(sequence))
+    tokens = torch.cat(list(sequences))
+    positions = torch.cat([torch.arange(len(sequence), device=tokens.device) for sequence in sequences])
+    step = Step(positions, starts, [0] * len(sequences), None)
+    caches = [LayerCache(step) for _ in range(model.config.num_layers)]
+    named = Parameters(parameters)
+    hidden = model.forward(named, TorchBatch(tokens, positions, caches))
+    return model.logits(named, hidden).float()
+
+
+class TorchExecutor:
+    """Runs steps of one model; see `engine.executor.Executor` for the face that the engine uses.
+
+    `device`: "cpu" or "cuda"; `dtype` of matrices and of the KV cache: "float32" (the default on a CPU), "bfloat16" (the
+    default on a GPU) or "float16". Sums inside norms and softmax are float32 always.
+    """
+
+    block_size = 32
+    max_logit_rows = MAX_LOGIT_ROWS
+
+    def __init__(
+        self,
+        model: Any,
+        checkpoint: Any,
+        *,
+        num_blocks: int,
+        device: str = "cpu",
+        dtype: str | None = None,
+        max_rows: int = 512,
+    ):
+        self.num_blocks, self.max_rows, self.vocabulary_size = num_blocks, max_rows, model.config.vocabulary_size
+        self.device = check_device(device)
+        self._model = model
+        self.parameters = load_parameters(model, checkpoint, device=device, dtype=dtype)
+        self._storage = [self._make_cache(spec, _dtype(device, dtype)) for spec in model.caches()]
+        self._logits = torch.zeros(0, self.vocabulary_size)
+
+    def _make_cache(self, spec: ops.CacheSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """A layer's memory: (blocks, block size, width) for what tokens leave, (blocks, *shape) for states."""
+        place = {"device": self.device}
+        tokens = {
+            name: torch.zeros(self.num_blocks, self.block_size, width, dtype=dtype, **place)
+            for name, width in spec.tokens.items()
+        }
+        states = {name: torch.zeros(self.num_blocks, *shape, **place) for name, shape in spec.states.items()}
+        return tokens | states
+
+    @torch.inference_mode()
+    def run(self, batch: Any) -> None:
+        """Run one step (an `engine.executor.Batch`); its logits stay here until the next run."""
+        positions = torch.tensor(batch.positions, device=self.device)
+        first = [batch.positions[start] for start in batch.row_starts[:-1]]
+        step = Step(positions, batch.row_starts, first, batch.block_tables, self.block_size)
+        caches = [LayerCache(step, storage) for storage in self._storage]
+        tokens = torch.tensor(batch.tokens, device=self.device)
+        parameters = Parameters(self.parameters)
+        hidden = self._model.forward(parameters, TorchBatch(tokens, positions, caches))
+        rows = ops.select_rows(hidden, batch.logit_rows)
+        self._logits = self._model.logits(parameters, rows).float().cpu()
+
+    def sample(self, samplers: list[Any]) -> list[Any]:
+        """One Sample for each logit row of the last run, by its sampler."""
+        return [sampler.sample(row) for sampler, row in zip(samplers, self.logits(), strict=True)]
+
+    def logits(self) -> Any:
+        """Logits of the last run's logit rows: float32 numpy (rows, vocabulary)."""
+        return self._logits.numpy()
+
+    def copy_block(self, source: int, target: int) -> None:
+        for layer in self._storage:
+            for tensor in layer.values():
+                tensor[target] = tensor[source]
