@@ -13,6 +13,7 @@ from freehold.engine.engine import Engine
 from freehold.engine.memory import available_memory, budget_kv_blocks
 from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, SamplingParams, TokenEvent
 from freehold.errors import EngineError, MemoryBudgetError, RequestError, TemplateError
+from freehold.executors.choice import choose
 from freehold.executors.native import NativeExecutor, memory_plan, native_sampler
 from freehold.models.registry import model_for
 from freehold.store.references import StoredModel, resolve
@@ -228,7 +229,7 @@ class Model:
         self,
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
-        executor: NativeExecutor,
+        executor: Any,
         engine: Engine,
         info: dict[str, Any],
     ):
@@ -424,34 +425,36 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     kv_format: str = "f16",
+    executor: str = "native",
+    device: str = "cpu",
     progress: Any = None,
 ) -> Model:
     """Load a model: a path to a GGUF file, a name in the catalogue, or None for the catalogue's first.
 
-    `dtype="float32"` evaluates the weights and the KV cache in float32. `context` defaults to what the model was
-    trained for. Memory is budgeted before any is taken (MemoryBudgetError with both figures).
+    `dtype="float32"` evaluates the weights and the KV cache in float32. `executor="torch"` runs the model on
+    tensors, on `device` "cpu" (in float32) or "cuda" (in bfloat16, or as `dtype` says). `context` defaults to what the
+    model was trained for. Memory is budgeted before any is taken (MemoryBudgetError with both figures).
     """
     stored = resolve(ref, progress=progress)
     checkpoint = open_gguf(stored.path)
     model = model_for(checkpoint)
     config = model.config
     context = _check_context(context, config.context_length)
-    plan = memory_plan(model, checkpoint, dtype=dtype, kv_format=kv_format)
+    choice = choose(executor, device=device, dtype=dtype, threads=threads, kv_format=kv_format)
+    plan = choice.plan(model, checkpoint)
     fixed = plan.weights_bytes + plan.activations_bytes
-    block_size = NativeExecutor.block_size
-    num_blocks = budget_kv_blocks(fixed, plan.block_bytes, block_size, context, available_memory())
+    available = (choice.available_bytes or available_memory)()
+    num_blocks = budget_kv_blocks(fixed, plan.block_bytes, choice.block_size, context, available)
     text = _Background(lambda: _text_of(checkpoint))  # made ready while the weights are repacked
-    executor = NativeExecutor(
-        model, checkpoint, num_blocks=num_blocks, threads=threads, dtype=dtype, kv_format=kv_format
-    )
+    runner = choice.make(model, checkpoint, num_blocks)
     tokenizer, template = text.result()
     if tokenizer.vocab_size > config.vocabulary_size:
         tokens, rows = tokenizer.vocab_size, config.vocabulary_size
         raise RequestError(f"{stored.path}: {tokens} tokens in the vocabulary, {rows} rows in the embedding")
-    engine = Engine(executor, native_sampler, context=context)
-    info = _info(stored, checkpoint, model, context, plan)
-    info |= {"isa": executor.pool.isa, "threads": executor.pool.threads, "kv_tokens": num_blocks * block_size}
-    return Model(tokenizer, template, executor, engine, info)
+    engine = Engine(runner, native_sampler, context=context)
+    info = _info(stored, checkpoint, model, context, plan, choice.block_size)
+    info |= {"executor": executor, **runner.info, "kv_tokens": num_blocks * choice.block_size}
+    return Model(tokenizer, template, runner, engine, info)
 
 
 class _Background:
@@ -498,17 +501,20 @@ def describe(ref: str | None = None, *, context: int | None = None, kv_format: s
     checkpoint = open_gguf(stored.path)
     model = model_for(checkpoint)
     context = _check_context(context, model.config.context_length)
-    return _info(stored, checkpoint, model, context, memory_plan(model, checkpoint, kv_format=kv_format))
+    plan = memory_plan(model, checkpoint, kv_format=kv_format)
+    return _info(stored, checkpoint, model, context, plan, NativeExecutor.block_size)
 
 
-def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any) -> dict[str, Any]:
+def _info(
+    stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any, block_size: int
+) -> dict[str, Any]:
     metadata, config = checkpoint.metadata, model.config
     template = metadata.get("tokenizer.chat_template")
     formats: dict[str, Counter[str]] = {}
     for name, tensor in checkpoint.tensors.items():
         kind = ".".join(part for part in name.split(".") if part not in ("blk", "weight") and not part.isdigit())
         formats.setdefault(kind, Counter())[tensor.format] += 1
-    kv_bytes_per_token = plan.block_bytes // NativeExecutor.block_size
+    kv_bytes_per_token = plan.block_bytes // block_size
     return {
         "name": metadata.get("general.name", stored.name),
         "file": str(stored.path),

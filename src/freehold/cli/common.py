@@ -26,9 +26,17 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--dtype",
-            type=click.Choice(["float32"]),
-            help="Evaluate the weights in float32 [default: as the file has them].",
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            help="Evaluate the weights in float32; the 16-bit types are torch's [default: as the file has them].",
         ),
+        click.option(
+            "--executor",
+            type=click.Choice(["native", "torch"]),
+            default="native",
+            show_default=True,
+            help="What runs it.",
+        ),
+        click.option("--device", default="cpu", show_default=True, help="cpu; with the torch executor also cuda."),
     ):
         command = option(command)
     return command
@@ -46,6 +54,8 @@ def loaded(ref: str | None, options: dict[str, Any]) -> Iterator[Any]:
             threads=options["threads"],
             context=options["context"],
             kv_format=options["kv_type"],
+            executor=options["executor"],
+            device=options["device"],
             progress=progress,
         )
     with model:

@@ -433,6 +433,11 @@ class NativeExecutor:
     def _add_select_rows(self, step: Step) -> None:
         self._program.select_rows(self._buffers[step.calls[0].inputs[0]], self._buffers[step.calls[0].output])
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """What it runs with."""
+        return {"isa": self.pool.isa, "threads": self.pool.threads}
+
     # The engine's face.
 
     def run(self, batch: Any) -> None:

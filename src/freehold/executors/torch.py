@@ -56,15 +56,19 @@ def available_device_memory(device: str) -> int:
     return torch.cuda.mem_get_info(check_device(device))[0]
 
 
-def default_dtype(device: str) -> str:
-    return "float32" if device == "cpu" else "bfloat16"
+def check_dtype(device: str, dtype: str | None) -> torch.dtype:
+    """The default on a CPU is float32, on a GPU bfloat16. Raises RequestError for one that is not here."""
+    name = dtype or ("float32" if device == "cpu" else "bfloat16")
+    if name not in DTYPES:
+        raise RequestError(f"dtype {name!r}: expected one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def memory_plan(
     model: Any, checkpoint: Any, *, device: str = "cpu", dtype: str | None = None, max_rows: int = 512
 ) -> MemoryPlan:
     """What TorchExecutor with the same arguments will need, from shapes alone; activations are an estimate."""
-    item = _dtype(device, dtype).itemsize
+    item = check_dtype(device, dtype).itemsize
     weights = sum(item * _count(shape) for shape in model.parameter_shapes().values())
     config = model.config
     widest = max(_count(shape[1:]) + shape[0] for shape in model.parameter_shapes().values() if len(shape) == 2)
@@ -89,19 +93,12 @@ def _count(shape: Sequence[int]) -> int:
     return count
 
 
-def _dtype(device: str, dtype: str | None) -> torch.dtype:
-    name = dtype or default_dtype(device)
-    if name not in DTYPES:
-        raise RequestError(f"dtype {name!r}: expected one of {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 def load_parameters(
     model: Any, checkpoint: Any, *, device: str = "cpu", dtype: str | None = None
 ) -> dict[str, torch.Tensor]:
     """The checkpoint's tensors, dequantized, by published name. Vectors (norms, biases, gates) stay float32."""
     tensors = named_parameters(model, checkpoint.tensors)
-    place, wanted = check_device(device), _dtype(device, dtype)
+    place, wanted = check_device(device), check_dtype(device, dtype)
     parameters = {}
     for name, shape in model.parameter_shapes().items():
         tensor = tensors[name]
@@ -132,8 +129,9 @@ def forward(model: Any, parameters: Mapping[str, torch.Tensor], sequences: Seque
 class TorchExecutor:
     """Runs steps of one model; see `engine.executor.Executor` for the face that the engine uses.
 
-    `device`: "cpu" or "cuda"; `dtype` of matrices and of the KV cache: "float32" (the default on a CPU), "bfloat16" (the
-    default on a GPU) or "float16". Sums inside norms and softmax are float32 always.
+    `device`: "cpu" or "cuda". `dtype`, of matrices and of the KV cache: "float32" (the default on a CPU), "bfloat16"
+    (the default on a GPU) or "float16"; sums inside norms and softmax are float32 always. `threads` are torch's own,
+    those of the whole process.
     """
 
     block_size = 32
@@ -147,14 +145,27 @@ class TorchExecutor:
         num_blocks: int,
         device: str = "cpu",
         dtype: str | None = None,
+        threads: int | None = None,
         max_rows: int = 512,
     ):
+        if threads is not None:
+            if not 1 <= threads <= 1024:
+                raise RequestError(f"threads: expected 1 to 1024, got {threads}")
+            torch.set_num_threads(threads)
         self.num_blocks, self.max_rows, self.vocabulary_size = num_blocks, max_rows, model.config.vocabulary_size
         self.device = check_device(device)
         self._model = model
         self.parameters = load_parameters(model, checkpoint, device=device, dtype=dtype)
-        self._storage = [self._make_cache(spec, _dtype(device, dtype)) for spec in model.caches()]
+        self._storage = [self._make_cache(spec, check_dtype(device, dtype)) for spec in model.caches()]
         self._logits = torch.zeros(0, self.vocabulary_size)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What it runs with."""
+        dtype = str(next(iter(self.parameters.values())).dtype).removeprefix("torch.")
+        return {"isa": f"torch {torch.__version__}", "threads": torch.get_num_threads(), "device": str(self.device)} | {
+            "dtype": dtype
+        }
 
     def _make_cache(self, spec: ops.CacheSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """A layer's memory: (blocks, block size, width) for what tokens leave, (blocks, *shape) for states."""

@@ -1,0 +1,67 @@
+"""Which executor runs a model, with what, and how much memory there is for it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from freehold.errors import RequestError, UnsupportedError
+
+EXECUTORS = ("native", "torch")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`plan(model, checkpoint)` says what memory `make(model, checkpoint, num_blocks)` will take.
+
+    `available_bytes()` is that of the device; None: the machine's own memory counts.
+    """
+
+    plan: Callable[[Any, Any], Any]
+    make: Callable[[Any, Any, int], Any]
+    block_size: int
+    available_bytes: Callable[[], int] | None = None
+
+
+def choose(executor: str, *, device: str, dtype: str | None, threads: int | None, kv_format: str) -> Choice:
+    """The executor of that name. Raises RequestError for options that it lacks, UnsupportedError without torch."""
+    if executor == "native":
+        return _native(device, {"dtype": dtype, "kv_format": kv_format}, threads)
+    if executor == "torch":
+        return _torch(device, dtype, threads, kv_format)
+    raise RequestError(f"executor {executor!r}: expected one of {', '.join(EXECUTORS)}")
+
+
+def _native(device: str, options: Mapping[str, Any], threads: int | None) -> Choice:
+    from freehold.executors import native
+
+    if device != "cpu":
+        raise RequestError(f"device {device!r}: the native executor runs on the CPU", "use the torch executor")
+    return Choice(
+        plan=lambda model, checkpoint: native.memory_plan(model, checkpoint, **options),
+        make=lambda model, checkpoint, num_blocks: native.NativeExecutor(
+            model, checkpoint, num_blocks=num_blocks, threads=threads, **options
+        ),
+        block_size=native.NativeExecutor.block_size,
+    )
+
+
+def _torch(device: str, dtype: str | None, threads: int | None, kv_format: str) -> Choice:
+    try:
+        import torch  # noqa: F401  (so that only its own absence is taken for that)
+    except ImportError:
+        raise UnsupportedError("the torch executor: torch is not installed", "pip install 'freehold[torch]'") from None
+    from freehold.executors import torch as executor
+
+    if kv_format != "f16":
+        raise RequestError(f"KV format {kv_format!r}: the torch executor keeps keys and values in its dtype")
+    place = executor.check_device(device)
+    executor.check_dtype(device, dtype)
+    options = {"device": device, "dtype": dtype}
+    return Choice(
+        plan=lambda model, checkpoint: executor.memory_plan(model, checkpoint, **options),
+        make=lambda model, checkpoint, num_blocks: executor.TorchExecutor(
+            model, checkpoint, num_blocks=num_blocks, threads=threads, **options
+        ),
+        block_size=executor.TorchExecutor.block_size,
+        available_bytes=None if place.type == "cpu" else lambda: executor.available_device_memory(device),
+    )
