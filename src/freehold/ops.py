@@ -68,10 +68,13 @@ def embedding(tokens_T: Value, table_VD: Value) -> Value:
     return _call("embedding", tokens_T, table_VD)
 
 
-def rms_norm(x_TD: Value, weight_D: Value, eps: float) -> Value:
-    """x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang and Sennrich 2019): (T, D)."""
-    _expect("rms_norm", "weight", tuple(weight_D.shape), tuple(x_TD.shape[-1:]))
-    return _call("rms_norm", x_TD, weight_D, eps)
+def rms_norm(x_TD: Value, weight_H: Value, eps: float, num_heads: int = 1) -> Value:
+    """x / sqrt(mean(x^2) + eps) * weight, for each of `num_heads` parts of a row (Zhang and Sennrich 2019): (T, D).
+
+    The parts are equal and share the weight: D = num_heads * H.
+    """
+    _expect("rms_norm", "width", x_TD.shape[-1], num_heads * weight_H.shape[0])
+    return _call("rms_norm", x_TD, weight_H, eps, num_heads)
 
 
 def linear(x_TD: Value, weight_FD: Value, bias_F: Value | None = None) -> Value:
@@ -90,18 +93,29 @@ def rope(x: Value, positions_T: Value, rope: Rope, num_heads: int) -> Value:
     return _call("rope", x, positions_T, rope, num_heads)
 
 
-def attention(q: Value, k: Value, v: Value, cache: Value, *, num_heads: int, num_kv_heads: int, scale: float) -> Value:
+def attention(
+    q: Value,
+    k: Value,
+    v: Value,
+    cache: Value,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    scale: float,
+    window: int | None = None,
+) -> Value:
     """Causal grouped-query attention (Ainslie et al. 2023) over a request's cached and new keys: (T, N * H).
 
-    Writes k and v (T, K * H) into the layer's `cache`, then softmax(q k^T * scale) v with each group of N / K query
-    heads sharing one key/value head.
+    Writes k and v (T, K * H) as "keys" and "values" into the layer's `cache`, then softmax(q k^T * scale) v with each
+    group of N / K query heads sharing one key/value head. With a `window` the query at position p sees the keys at
+    p - window + 1 to p only (Beltagy et al. 2020).
     """
     if num_heads % num_kv_heads:
         raise ValueError(f"attention: {num_heads} query heads cannot share {num_kv_heads} key/value heads")
     head_dim = q.shape[-1] // num_heads
     for name, value, heads in (("q", q, num_heads), ("k", k, num_kv_heads), ("v", v, num_kv_heads)):
         _expect("attention", name, value.shape[-1], heads * head_dim)
-    return _call("attention", q, k, v, cache, num_heads, num_kv_heads, scale)
+    return _call("attention", q, k, v, cache, num_heads, num_kv_heads, scale, window)
 
 
 def swiglu(gate_TF: Value, up_TF: Value) -> Value:

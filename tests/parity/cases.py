@@ -22,6 +22,8 @@ LLAMA3_ROPE = dict(
     original_max_position_embeddings=64,
 )
 
+YARN_ROPE = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=64)
+
 # Name of the case: model_type, what differs from SIZES.
 CASES = {
     "llama": ("llama", {}),
@@ -31,6 +33,22 @@ CASES = {
     "llama-large-eps": ("llama", dict(rms_norm_eps=1e-2)),
     "llama3-rope": ("llama", dict(rope_parameters=LLAMA3_ROPE)),
     "linear-rope": ("llama", dict(rope_parameters=dict(rope_type="linear", factor=3.0, rope_theta=500.0))),
+    "yarn-rope": ("llama", dict(rope_parameters=YARN_ROPE)),
+    "yarn-rope-mscale": (
+        "llama",
+        dict(rope_parameters=YARN_ROPE | dict(mscale=0.7, mscale_all_dim=1.3, truncate=False)),
+    ),
+    "llama-all-biases": ("llama", dict(attention_bias=True, mlp_bias=True)),
+    "mistral-window": ("mistral", dict(sliding_window=9)),
+    "mistral": ("mistral", dict(sliding_window=None)),
+    "olmo2": ("olmo2", {}),
     "qwen2": ("qwen2", {}),
+    "qwen2-windows": ("qwen2", dict(use_sliding_window=True, sliding_window=11, max_window_layers=1)),
+    "qwen3": ("qwen3", {}),
+    "qwen3-biases-tied": ("qwen3", dict(attention_bias=True, tie_word_embeddings=True)),
+    "glm": ("glm", dict(attention_bias=True, partial_rotary_factor=0.5, pad_token_id=0)),
+    "glm4": ("glm4", dict(attention_bias=True, partial_rotary_factor=0.5, pad_token_id=0)),
+    "ernie4_5": ("ernie4_5", dict(use_bias=False)),
+    "ernie4_5-biases-tied": ("ernie4_5", dict(use_bias=True, tie_word_embeddings=True)),
     "qwen2-tied": ("qwen2", dict(tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=1e6))),
 }

@@ -58,7 +58,9 @@ class Graph:
     def embedding(self, tokens: Value, table: "Parameter") -> Value:
         return self._call("embedding", (tokens,), table.shape[1], table=table)
 
-    def rms_norm(self, x: Value, weight: "Parameter", eps: float) -> Value:
+    def rms_norm(self, x: Value, weight: "Parameter", eps: float, num_heads: int) -> Value:
+        if num_heads > 1:
+            raise UnsupportedError("rms_norm of heads: the native executor does not have this operation")
         return self._call("rms_norm", (x,), x.width, weight=weight, eps=eps)
 
     def linear(self, x: Value, weight: "Parameter", bias: "Parameter | None") -> Value:
@@ -67,7 +69,11 @@ class Graph:
     def rope(self, x: Value, positions: Value, rope: ops.Rope, num_heads: int) -> Value:
         return self._call("rope", (x,), x.width, rope=rope, num_heads=num_heads)
 
-    def attention(self, q: Value, k: Value, v: Value, cache: int, heads: int, kv_heads: int, scale: float) -> Value:
+    def attention(
+        self, q: Value, k: Value, v: Value, cache: int, heads: int, kv_heads: int, scale: float, window: int | None
+    ) -> Value:
+        if window is not None:
+            raise UnsupportedError("attention with a window: the native executor does not have this operation")
         return self._call(
             "attention", (q, k, v), q.width, layer=cache, num_heads=heads, num_kv_heads=kv_heads, scale=scale
         )

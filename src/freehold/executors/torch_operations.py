@@ -71,10 +71,10 @@ class TorchOperations:
     def embedding(self, tokens: Tensor, table: Tensor) -> Tensor:
         return functional.embedding(tokens, table)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        return (wide * weight.float()).to(x.dtype)
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, num_heads: int) -> Tensor:
+        parts = x.float().unflatten(-1, (num_heads, -1))
+        parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
+        return (parts * weight.float()).flatten(-2).to(x.dtype)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
@@ -94,14 +94,22 @@ class TorchOperations:
         return torch.cat((turned.to(x.dtype), rest), -1).flatten(-2)
 
     def attention(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, num_heads: int, num_kv_heads: int, scale: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: LayerCache,
+        num_heads: int,
+        num_kv_heads: int,
+        scale: float,
+        window: int | None,
     ) -> Tensor:
         cache.write("keys", k)
         cache.write("values", v)
         outputs = []
         for request, rows in cache.step.requests():
             keys, values = (cache.read(name, request).to(q.dtype) for name in ("keys", "values"))
-            visible = _causal(cache.step.positions[rows], len(keys))
+            visible = _visible(cache.step.positions[rows], len(keys), window)
             outputs.append(_attend(q[rows], keys, values, visible, num_heads, num_kv_heads, scale))
         return torch.cat(outputs)
 
@@ -115,9 +123,11 @@ class TorchOperations:
         return x[torch.tensor(rows, dtype=torch.int64, device=x.device)]
 
 
-def _causal(positions: Tensor, length: int) -> Tensor:
+def _visible(positions: Tensor, length: int, window: int | None) -> Tensor:
     """(rows, length): which cached positions each row may see."""
-    return torch.arange(length, device=positions.device) <= positions[:, None]
+    keys = torch.arange(length, device=positions.device)
+    visible = keys <= positions[:, None]
+    return visible if window is None else visible & (keys > positions[:, None] - window)
 
 
 def _attend(

@@ -6,10 +6,11 @@ Reference: transformers `models/llama/modeling_llama.py`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from freehold import ops
-from freehold.models.config import DecoderConfig, gguf_config, huggingface_config
+from freehold.models.config import DecoderConfig, decoder_values
+from freehold.models.settings import Settings, gguf_settings
 
 # Name in a GGUF file -> name in the published checkpoint; {i} is the layer.
 GGUF_NAMES = {
@@ -22,6 +23,7 @@ GGUF_NAMES = {
     "blk.{i}.attn_k.bias": "model.layers.{i}.self_attn.k_proj.bias",
     "blk.{i}.attn_v.bias": "model.layers.{i}.self_attn.v_proj.bias",
     "blk.{i}.attn_output.weight": "model.layers.{i}.self_attn.o_proj.weight",
+    "blk.{i}.attn_output.bias": "model.layers.{i}.self_attn.o_proj.bias",
     "blk.{i}.ffn_norm.weight": "model.layers.{i}.post_attention_layernorm.weight",
     "blk.{i}.ffn_gate.weight": "model.layers.{i}.mlp.gate_proj.weight",
     "blk.{i}.ffn_up.weight": "model.layers.{i}.mlp.up_proj.weight",
@@ -32,42 +34,75 @@ GGUF_NAMES = {
 
 
 class Llama:
-    gguf_names = GGUF_NAMES
+    gguf_names: Mapping[str, Any] = GGUF_NAMES
+    # Published tensors that are taken apart: name in a layer -> how (see `models.parameters.Split`).
+    splits: Mapping[str, Any] = {}
+    interleaved_rope = False  # as published
+    permuted_in_gguf = True  # llama.cpp's converter permutes the rows of q and k so that rope's pairs lie side by side
 
     def __init__(self, config: DecoderConfig):
         self.config = config
 
     @classmethod
-    def from_gguf(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> "Llama":
-        # llama.cpp's converter permutes the rows of q and k so that rope's pairs lie side by side.
-        return cls(gguf_config(metadata, tensors, interleaved_rope=True))
+    def from_gguf(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Self:
+        return cls.from_settings(gguf_settings(metadata, tensors), cls.interleaved_rope or cls.permuted_in_gguf)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Llama":
-        return cls(huggingface_config(config))
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """From the values of a checkpoint's config.json."""
+        return cls.from_settings(Settings(config), cls.interleaved_rope)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
+        values = decoder_values(settings, interleaved_rope=interleaved_rope)
+        biases = {"output_bias": settings.flag("attention_bias"), "mlp_bias": settings.flag("mlp_bias")}
+        return cls(DecoderConfig(**values | biases))
+
+    # Parameters.
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter that the forward reads, by the published checkpoint's name."""
         c = self.config
-        d, q, kv, f = c.hidden_size, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.intermediate_size
-        shapes = {"model.embed_tokens.weight": (c.vocabulary_size, d), "model.norm.weight": (d,)}
+        shapes = {
+            "model.embed_tokens.weight": (c.vocabulary_size, c.hidden_size),
+            "model.norm.weight": (c.hidden_size,),
+        }
         if not c.tied_embeddings:
-            shapes["lm_head.weight"] = (c.vocabulary_size, d)
-        layer = {
-            "input_layernorm.weight": (d,),
+            shapes["lm_head.weight"] = (c.vocabulary_size, c.hidden_size)
+        for i in range(c.num_layers):
+            layer = self.norm_shapes(i) | self.attention_shapes(i) | self.feed_forward_shapes(i)
+            shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+        return shapes
+
+    def norm_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
+        width = (self.config.hidden_size,)
+        return {"input_layernorm.weight": width, "post_attention_layernorm.weight": width}
+
+    def attention_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
+        c = self.config
+        d, q, kv = c.hidden_size, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        shapes: dict[str, tuple[int, ...]] = {
             "self_attn.q_proj.weight": (q, d),
             "self_attn.k_proj.weight": (kv, d),
             "self_attn.v_proj.weight": (kv, d),
             "self_attn.o_proj.weight": (d, q),
-            "post_attention_layernorm.weight": (d,),
-            "mlp.gate_proj.weight": (f, d),
-            "mlp.up_proj.weight": (f, d),
-            "mlp.down_proj.weight": (d, f),
         }
-        if c.attention_bias:
-            layer |= {"self_attn.q_proj.bias": (q,), "self_attn.k_proj.bias": (kv,), "self_attn.v_proj.bias": (kv,)}
-        for i in range(c.num_layers):
-            shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+        if c.qkv_bias:
+            shapes |= {"self_attn.q_proj.bias": (q,), "self_attn.k_proj.bias": (kv,), "self_attn.v_proj.bias": (kv,)}
+        if c.output_bias:
+            shapes["self_attn.o_proj.bias"] = (d,)
+        return shapes
+
+    def feed_forward_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
+        return self.mlp_shapes("mlp", self.config.intermediate_size)
+
+    def mlp_shapes(self, place: str, width: int) -> dict[str, tuple[int, ...]]:
+        """Those of a gated feed-forward of `width` inner channels."""
+        d = self.config.hidden_size
+        matrices = {"gate_proj": (width, d), "up_proj": (width, d), "down_proj": (d, width)}
+        shapes: dict[str, tuple[int, ...]] = {f"{place}.{name}.weight": shape for name, shape in matrices.items()}
+        if self.config.mlp_bias:
+            shapes |= {f"{place}.{name}.bias": shape[:1] for name, shape in matrices.items()}
         return shapes
 
     def caches(self) -> list[ops.CacheSpec]:
@@ -75,35 +110,47 @@ class Llama:
         width = self.config.num_kv_heads * self.config.head_dim
         return [ops.CacheSpec({"keys": width, "values": width})] * self.config.num_layers
 
-    def attention(self, x, layer, batch, cache):
-        c = self.config
-        q = ops.linear(x, layer["self_attn.q_proj.weight"], layer.get("self_attn.q_proj.bias"))
-        k = ops.linear(x, layer["self_attn.k_proj.weight"], layer.get("self_attn.k_proj.bias"))
-        v = ops.linear(x, layer["self_attn.v_proj.weight"], layer.get("self_attn.v_proj.bias"))
-        q = ops.rope(q, batch.positions, c.rope, c.num_heads)
-        k = ops.rope(k, batch.positions, c.rope, c.num_kv_heads)
-        heads = {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads}
-        out = ops.attention(q, k, v, cache, **heads, scale=c.head_dim**-0.5)
-        return ops.linear(out, layer["self_attn.o_proj.weight"])
-
-    def feed_forward(self, x, layer):
-        gate = ops.linear(x, layer["mlp.gate_proj.weight"])
-        up = ops.linear(x, layer["mlp.up_proj.weight"])
-        return ops.linear(ops.swiglu(gate, up), layer["mlp.down_proj.weight"])
-
-    def block(self, x, layer, batch, cache):
-        eps = self.config.norm_eps
-        h = ops.rms_norm(x, layer["input_layernorm.weight"], eps)
-        x = ops.add(x, self.attention(h, layer, batch, cache))
-        h = ops.rms_norm(x, layer["post_attention_layernorm.weight"], eps)
-        return ops.add(x, self.feed_forward(h, layer))
+    # The forward. `layer` holds the parameters of layer i.
 
     def forward(self, parameters, batch):
         """Hidden states (T, D) of the step's tokens, before the final norm."""
         x = ops.embedding(batch.tokens, parameters["model.embed_tokens.weight"])
         for i in range(self.config.num_layers):
-            x = self.block(x, parameters.scope(f"model.layers.{i}."), batch, batch.caches[i])
+            x = self.block(x, parameters.scope(f"model.layers.{i}."), batch, i)
         return x
+
+    def block(self, x, layer, batch, i):
+        h = self.norm(x, layer, "input_layernorm")
+        x = ops.add(x, self.attention(h, layer, batch, i))
+        h = self.norm(x, layer, "post_attention_layernorm")
+        return ops.add(x, self.feed_forward(h, layer, i))
+
+    def norm(self, x, layer, name, num_heads=1):
+        return ops.rms_norm(x, layer[f"{name}.weight"], self.config.norm_eps, num_heads)
+
+    def linear(self, x, layer, name):
+        return ops.linear(x, layer[f"{name}.weight"], layer.get(f"{name}.bias"))
+
+    def attention(self, x, layer, batch, i):
+        c = self.config
+        q, k, v = self.projections(x, layer)
+        q = ops.rope(q, batch.positions, c.rope, c.num_heads)
+        k = ops.rope(k, batch.positions, c.rope, c.num_kv_heads)
+        heads = {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads}
+        out = ops.attention(q, k, v, batch.caches[i], **heads, scale=c.head_dim**-0.5, window=c.window(i))
+        return self.linear(out, layer, "self_attn.o_proj")
+
+    def projections(self, x, layer):
+        """Queries, keys and values before rope."""
+        return [self.linear(x, layer, f"self_attn.{name}_proj") for name in "qkv"]
+
+    def feed_forward(self, x, layer, i):
+        return self.mlp(x, layer, "mlp")
+
+    def mlp(self, x, layer, place):
+        gate = self.linear(x, layer, f"{place}.gate_proj")
+        up = self.linear(x, layer, f"{place}.up_proj")
+        return self.linear(ops.swiglu(gate, up), layer, f"{place}.down_proj")
 
     def logits(self, parameters, hidden):
         """Logits (rows, V) of some rows of hidden states."""

@@ -1,9 +1,19 @@
-"""A model's parameters by their published names, whatever file they come from."""
+"""A model's parameters by name, whatever file they come from.
 
-from collections.abc import Mapping
+The names are those of the published checkpoint, with two exceptions that a file's layout asks for: experts, which most
+labs publish one by one (`experts.7.up_proj.weight`), are one parameter (`experts.up_proj.weight`, (E, F, D)); and
+tensors that hold several matrices are taken apart as the model's `splits` declare.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from freehold.errors import ModelFileError
+
+_EXPERT = re.compile(r"(?P<place>.*\.experts)\.(?P<number>\d+)\.(?P<name>.*)")
+_WRAPPERS = ("model.language_model.", "language_model.model.", "language_model.")
 
 
 class Parameters:
@@ -22,13 +32,83 @@ class Parameters:
         return Parameters(self._values, self._prefix + prefix)
 
 
+@dataclass(frozen=True)
+class Split:
+    """A tensor that holds the rows of several: `groups` times some rows of the first, of the second and so on.
+
+    `groups` is a number or the name of a size in the model's config (heads, say). `transposed`: it is published as
+    (inputs, outputs).
+    """
+
+    names: tuple[str, ...]
+    groups: int | str = 1
+    transposed: bool = False
+
+    def apply(self, tensor: Any, shapes: list[tuple[int, ...]], config: Any) -> list[Any]:
+        """The tensors of `names`, of `shapes`. Raises ModelFileError when the rows do not add up."""
+        groups = getattr(config, self.groups) if isinstance(self.groups, str) else self.groups
+        tensor = tensor.transpose() if self.transposed else tensor
+        axis = 0 if len(shapes[0]) == 1 else len(shapes[0]) - 2
+        if tensor.name.endswith("bias"):
+            axis = len(shapes[0]) - 1
+        rows = [shape[axis] for shape in shapes]
+        if sum(rows) != tensor.shape[axis]:
+            raise ModelFileError(f"{tensor.name}: expected {sum(rows)} rows, got {tensor.shape[axis]}")
+        return tensor.split(axis, groups, [count // groups for count in rows])
+
+
 def named_parameters(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's tensors by their published names; those of a GGUF file are renamed."""
-    names = {}
+    """A checkpoint's tensors by the model's names."""
+    names = dict(_gguf_names(model))
+    renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
+    stacked = _stack_experts({_unwrapped(name): tensor for name, tensor in renamed.items()})
+    return _split(model, stacked)
+
+
+def _gguf_names(model: Any) -> Iterator[tuple[str, str]]:
     for gguf_name, name in model.gguf_names.items():
         for i in range(model.config.num_layers) if "{i}" in name else (0,):
-            names[gguf_name.format(i=i)] = name.format(i=i)
-    return {names.get(name, name): tensor for name, tensor in tensors.items()}
+            yield gguf_name.format(i=i), name.format(i=i)
+
+
+def _unwrapped(name: str) -> str:
+    """The name in the language model, of a checkpoint that wraps it together with others."""
+    for wrapper in _WRAPPERS:
+        if name.startswith(wrapper):
+            rest = name.removeprefix(wrapper)
+            return rest if wrapper == "language_model." else f"model.{rest}"
+    return name
+
+
+def _stack_experts(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Experts that stand one by one become one tensor each."""
+    stacked: dict[str, Any] = {}
+    experts: dict[str, dict[int, Any]] = {}
+    for name, tensor in tensors.items():
+        if found := _EXPERT.fullmatch(name):
+            experts.setdefault(f"{found['place']}.{found['name']}", {})[int(found["number"])] = tensor
+        else:
+            stacked[name] = tensor
+    for name, parts in experts.items():
+        if missing := set(range(len(parts))) - parts.keys():
+            raise ModelFileError(f"{name}: expert {min(missing)} is missing from the file's tensors")
+        first, *others = (parts[i] for i in range(len(parts)))
+        stacked[name] = first.stack(name, others)
+    return stacked
+
+
+def _split(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    shapes = model.parameter_shapes()
+    for published, split in model.splits.items():
+        for i in range(model.config.num_layers):
+            layer = f"model.layers.{i}."
+            tensor = tensors.get(layer + published)
+            names = [layer + name for name in split.names]
+            if tensor is not None and all(name in shapes for name in names):
+                parts = split.apply(tensor, [shapes[name] for name in names], model.config)
+                del tensors[layer + published]
+                tensors |= dict(zip(names, parts, strict=True))
+    return tensors
 
 
 def check_parameters(model: Any, parameters: Mapping[str, Any]) -> None:

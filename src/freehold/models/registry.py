@@ -3,18 +3,39 @@
 from typing import Any
 
 from freehold.errors import ModelFileError, UnsupportedError
+from freehold.models.ernie import Ernie
+from freehold.models.glm import Glm, Glm4
 from freehold.models.llama import Llama
+from freehold.models.mistral import Mistral
+from freehold.models.olmo2 import Olmo2
 from freehold.models.parameters import check_parameters, named_parameters
 from freehold.models.qwen2 import Qwen2
+from freehold.models.qwen3 import Qwen3
 
-# general.architecture of a GGUF file, and model_type of a config.json.
-MODELS: dict[str, type[Llama]] = {"llama": Llama, "qwen2": Qwen2}
+# By the model_type of a config.json.
+MODELS: dict[str, type[Llama]] = {
+    "ernie4_5": Ernie,
+    "glm": Glm,
+    "glm4": Glm4,
+    "llama": Llama,
+    "mistral": Mistral,
+    "olmo2": Olmo2,
+    "qwen2": Qwen2,
+    "qwen3": Qwen3,
+}
+# By the general.architecture of a GGUF file, where it is spelled otherwise.
+GGUF_ARCHITECTURES = {
+    "chatglm": "glm",
+    "ernie4_5": "ernie4_5",
+}
 
 
 def model_class(architecture: Any) -> type[Llama]:
-    if architecture not in MODELS:
+    """The class of a model_type or of a GGUF architecture. Raises UnsupportedError when there is none."""
+    name = GGUF_ARCHITECTURES.get(architecture, architecture)
+    if name not in MODELS:
         raise UnsupportedError(f"architecture {architecture!r}: not supported yet", f"supported: {', '.join(MODELS)}")
-    return MODELS[architecture]
+    return MODELS[name]
 
 
 def model_for(checkpoint: Any) -> Llama:

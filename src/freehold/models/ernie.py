@@ -1,0 +1,22 @@
+"""ERNIE 4.5: Llama with rope on interleaved pairs, and biases in all projections or in none.
+
+Paper: Baidu 2025 (ERNIE 4.5 technical report). Checkpoints: ERNIE-4.5-0.3B.
+Reference: transformers `models/ernie4_5/modeling_ernie4_5.py`.
+"""
+
+from typing import Self
+
+from freehold.models.config import DecoderConfig, decoder_values
+from freehold.models.llama import Llama
+from freehold.models.settings import Settings
+
+
+class Ernie(Llama):
+    interleaved_rope = True
+    permuted_in_gguf = False
+
+    @classmethod
+    def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
+        values = decoder_values(settings, interleaved_rope=interleaved_rope)
+        bias = settings.flag("use_bias", values["qkv_bias"])
+        return cls(DecoderConfig(**values | {"qkv_bias": bias, "output_bias": bias, "mlp_bias": bias}))
