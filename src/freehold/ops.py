@@ -68,12 +68,13 @@ def embedding(tokens_T: Value, table_VD: Value) -> Value:
     return _call("embedding", tokens_T, table_VD)
 
 
-def rms_norm(x_TD: Value, weight_H: Value, eps: float, num_heads: int = 1) -> Value:
+def rms_norm(x_TD: Value, weight_H: Value | None, eps: float, num_heads: int = 1) -> Value:
     """x / sqrt(mean(x^2) + eps) * weight, for each of `num_heads` parts of a row (Zhang and Sennrich 2019): (T, D).
 
-    The parts are equal and share the weight: D = num_heads * H.
+    The parts are equal and share the weight: D = num_heads * H. None: there is no weight.
     """
-    _expect("rms_norm", "width", x_TD.shape[-1], num_heads * weight_H.shape[0])
+    if weight_H is not None:
+        _expect("rms_norm", "width", x_TD.shape[-1], num_heads * weight_H.shape[0])
     return _call("rms_norm", x_TD, weight_H, eps, num_heads)
 
 
@@ -93,6 +94,11 @@ def rope(x: Value, positions_T: Value, rope: Rope, num_heads: int) -> Value:
     return _call("rope", x, positions_T, rope, num_heads)
 
 
+def scale_by_position(x: Value, positions_T: Value, scale: float, step: float) -> Value:
+    """x * (1 + scale * log(1 + floor((position + 1) / step))): attention stays sharp far out (Nakanishi 2025)."""
+    return _call("scale_by_position", x, positions_T, scale, step)
+
+
 def attention(
     q: Value,
     k: Value,
@@ -103,25 +109,107 @@ def attention(
     num_kv_heads: int,
     scale: float,
     window: int | None = None,
+    chunk: int | None = None,
+    sinks_N: Value | None = None,
 ) -> Value:
     """Causal grouped-query attention (Ainslie et al. 2023) over a request's cached and new keys: (T, N * H).
 
     Writes k and v (T, K * H) as "keys" and "values" into the layer's `cache`, then softmax(q k^T * scale) v with each
     group of N / K query heads sharing one key/value head. With a `window` the query at position p sees the keys at
-    p - window + 1 to p only (Beltagy et al. 2020).
+    p - window + 1 to p only (Beltagy et al. 2020); with a `chunk` those of its own chunk of positions only. `sinks_N`
+    adds exp(sink) of the head to the softmax's denominator (Xiao et al. 2024).
     """
     if num_heads % num_kv_heads:
         raise ValueError(f"attention: {num_heads} query heads cannot share {num_kv_heads} key/value heads")
     head_dim = q.shape[-1] // num_heads
+    if sinks_N is not None:
+        _expect("attention", "sinks", tuple(sinks_N.shape), (num_heads,))
     for name, value, heads in (("q", q, num_heads), ("k", k, num_kv_heads), ("v", v, num_kv_heads)):
         _expect("attention", name, value.shape[-1], heads * head_dim)
-    return _call("attention", q, k, v, cache, num_heads, num_kv_heads, scale, window)
+    return _call("attention", q, k, v, cache, num_heads, num_kv_heads, scale, window, chunk, sinks_N)
 
 
-def swiglu(gate_TF: Value, up_TF: Value) -> Value:
-    """silu(gate) * up (Shazeer 2020): (T, F)."""
+@dataclass(frozen=True)
+class Glu:
+    """A gated linear unit: g * sigmoid(alpha * g) * (u + offset), with g <= limit and -limit <= u <= limit.
+
+    The default is SwiGLU (Shazeer 2020); gpt-oss (OpenAI 2025) has 1.702, 7 and 1.
+    """
+
+    alpha: float = 1.0
+    limit: float | None = None
+    offset: float = 0.0
+
+
+def swiglu(gate_TF: Value, up_TF: Value, glu: Glu | None = None) -> Value:
+    """silu(gate) * up, or the variant that `glu` describes: (T, F)."""
     _expect("swiglu", "up", tuple(up_TF.shape), tuple(gate_TF.shape))
-    return _call("swiglu", gate_TF, up_TF)
+    return _call("swiglu", gate_TF, up_TF, glu or Glu())
+
+
+@dataclass(frozen=True)
+class Router:
+    """How a token chooses its experts, and what weights they get.
+
+    The scores are softmax or sigmoid of the logits (`scoring`). Chosen are the `top_k` experts of the largest scores, a
+    correction added to them where there is one (Wang et al. 2024), among the `top_groups` of `num_groups` equal groups
+    of experts whose score is largest (DeepSeek-AI 2024): a group's score is that of its best expert, or the sum of its
+    two best (`group_score` "max" or "top2"). Of equal scores the first counts as larger. The weights are the scores of
+    the chosen, without the correction; if `normalize`, divided by their sum, or by `least_sum` where that is more;
+    times `scale`. `scales_inputs`: the weights multiply the experts' inputs, not their outputs.
+    """
+
+    top_k: int
+    scoring: str = "softmax"
+    num_groups: int = 1
+    top_groups: int = 1
+    group_score: str = "max"
+    normalize: bool = True
+    least_sum: float = 1e-20
+    scale: float = 1.0
+    scales_inputs: bool = False
+
+
+def experts(
+    x_TD: Value,
+    logits_TE: Value,
+    gate_EFD: Value,
+    up_EFD: Value,
+    down_EDF: Value,
+    *,
+    router: Router,
+    correction_E: Value | None = None,
+    gate_bias_EF: Value | None = None,
+    up_bias_EF: Value | None = None,
+    down_bias_ED: Value | None = None,
+    glu: Glu | None = None,
+) -> Value:
+    """A sparse mixture of gated feed-forwards (Shazeer et al. 2017): (T, D).
+
+    Each row goes through the experts that `router` chooses by `logits_TE`; their outputs, by the router's weights, are
+    added up in the order of the experts.
+    """
+    num_experts, width, hidden = gate_EFD.shape
+    _expect("experts", "columns of the experts", hidden, x_TD.shape[-1])
+    _expect("experts", "logits", logits_TE.shape[-1], num_experts)
+    _expect("experts", "up", tuple(up_EFD.shape), tuple(gate_EFD.shape))
+    _expect("experts", "down", tuple(down_EDF.shape), (num_experts, hidden, width))
+    for name, bias, size in (("gate", gate_bias_EF, width), ("up", up_bias_EF, width), ("down", down_bias_ED, hidden)):
+        if bias is not None:
+            _expect("experts", f"bias of {name}", tuple(bias.shape), (num_experts, size))
+    if correction_E is not None:
+        _expect("experts", "correction", tuple(correction_E.shape), (num_experts,))
+    if num_experts % router.num_groups or router.top_k > num_experts // router.num_groups * router.top_groups:
+        raise ValueError(f"experts: cannot choose {router.top_k} of {num_experts} experts by {router}")
+    matrices, biases = (gate_EFD, up_EFD, down_EDF), (gate_bias_EF, up_bias_EF, down_bias_ED)
+    return _call("experts", x_TD, logits_TE, matrices, biases, router, correction_E, glu or Glu())
+
+
+def sigmoid_gate(x_TD: Value, gate: Value) -> Value:
+    """x * sigmoid(gate), with a gate for each channel (T, D) or one for each row (T, 1): (T, D)."""
+    if gate.shape[-1] != 1:
+        _expect("sigmoid_gate", "gate", tuple(gate.shape), tuple(x_TD.shape))
+    return _call("sigmoid_gate", x_TD, gate)
 
 
 def add(x: Value, y: Value) -> Value:

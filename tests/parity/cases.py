@@ -23,6 +23,35 @@ LLAMA3_ROPE = dict(
 )
 
 YARN_ROPE = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=64)
+MOE = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=48)
+ERNIE_MOE = dict(moe_num_experts=8, moe_k=3, moe_intermediate_size=48, moe_num_shared_experts=2, use_bias=False)
+GROUPED = dict(
+    n_routed_experts=16,
+    num_experts_per_tok=4,
+    n_group=4,
+    topk_group=2,
+    moe_intermediate_size=48,
+    n_shared_experts=2,
+    routed_scaling_factor=1.7,
+    first_k_dense_replace=1,
+)
+GPT_OSS = dict(
+    num_local_experts=8,
+    num_experts_per_tok=3,
+    sliding_window=9,
+    swiglu_limit=0.5,
+    rope_parameters=YARN_ROPE | dict(truncate=False),
+)
+LLAMA4 = dict(
+    num_hidden_layers=4,
+    num_local_experts=8,
+    intermediate_size=48,
+    intermediate_size_mlp=80,
+    attention_chunk_size=16,
+    floor_scale=8,
+    attn_scale=0.3,
+    pad_token_id=0,
+)
 
 # Name of the case: model_type, what differs from SIZES.
 CASES = {
@@ -48,6 +77,28 @@ CASES = {
     "qwen3-biases-tied": ("qwen3", dict(attention_bias=True, tie_word_embeddings=True)),
     "glm": ("glm", dict(attention_bias=True, partial_rotary_factor=0.5, pad_token_id=0)),
     "glm4": ("glm4", dict(attention_bias=True, partial_rotary_factor=0.5, pad_token_id=0)),
+    "qwen2_moe": ("qwen2_moe", MOE | dict(shared_expert_intermediate_size=40)),
+    "qwen2_moe-sparse-step": ("qwen2_moe", MOE | dict(decoder_sparse_step=2, norm_topk_prob=True)),
+    "qwen3_moe": ("qwen3_moe", MOE | dict(norm_topk_prob=True)),
+    "qwen3_moe-mlp-only": ("qwen3_moe", MOE | dict(norm_topk_prob=False, mlp_only_layers=[1])),
+    "ernie4_5_moe": ("ernie4_5_moe", ERNIE_MOE),
+    "ernie4_5_moe-interval": (
+        "ernie4_5_moe",
+        ERNIE_MOE | dict(use_bias=True, moe_layer_interval=2, moe_layer_start_index=0, moe_num_shared_experts=0),
+    ),
+    "glm4_moe": ("glm4_moe", GROUPED | dict(use_qk_norm=True, attention_bias=True)),
+    "glm4_moe-one-group": (
+        "glm4_moe",
+        GROUPED | dict(use_qk_norm=False, n_group=1, topk_group=1, norm_topk_prob=False),
+    ),
+    "minimax_m2": ("minimax_m2", dict(num_local_experts=8, num_experts_per_tok=3, rotary_dim=16, intermediate_size=48)),
+    "gpt_oss": ("gpt_oss", GPT_OSS),
+    "gpt_oss-all-windows": ("gpt_oss", GPT_OSS | dict(layer_types=["full_attention"] + ["sliding_attention"] * 2)),
+    "llama4": ("llama4_text", LLAMA4),
+    "llama4-dense-layers": (
+        "llama4_text",
+        LLAMA4 | dict(interleave_moe_layer_step=2, use_qk_norm=False, attn_temperature_tuning=False),
+    ),
     "ernie4_5": ("ernie4_5", dict(use_bias=False)),
     "ernie4_5-biases-tied": ("ernie4_5", dict(use_bias=True, tie_word_embeddings=True)),
     "qwen2-tied": ("qwen2", dict(tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=1e6))),

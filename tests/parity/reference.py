@@ -62,7 +62,8 @@ def make_pair(name: str, folder: Path) -> Pair:
 @torch.no_grad()
 def randomize(reference: Any) -> None:
     """Every parameter random: with ones in norms and zeros in biases a wrong norm or a missing bias would not show."""
-    for name, parameter in reference.named_parameters():
+    corrections = [(name, buffer) for name, buffer in reference.named_buffers() if "correction" in name]
+    for name, parameter in [*reference.named_parameters(), *corrections]:
         offset = 1.0 if "norm" in name else 0.0
         parameter.copy_(offset + 0.2 * torch.randn_like(parameter))
 

@@ -58,8 +58,8 @@ class Graph:
     def embedding(self, tokens: Value, table: "Parameter") -> Value:
         return self._call("embedding", (tokens,), table.shape[1], table=table)
 
-    def rms_norm(self, x: Value, weight: "Parameter", eps: float, num_heads: int) -> Value:
-        if num_heads > 1:
+    def rms_norm(self, x: Value, weight: "Parameter | None", eps: float, num_heads: int) -> Value:
+        if num_heads > 1 or weight is None:
             raise UnsupportedError("rms_norm of heads: the native executor does not have this operation")
         return self._call("rms_norm", (x,), x.width, weight=weight, eps=eps)
 
@@ -70,15 +70,28 @@ class Graph:
         return self._call("rope", (x,), x.width, rope=rope, num_heads=num_heads)
 
     def attention(
-        self, q: Value, k: Value, v: Value, cache: int, heads: int, kv_heads: int, scale: float, window: int | None
+        self,
+        q: Value,
+        k: Value,
+        v: Value,
+        cache: int,
+        heads: int,
+        kv_heads: int,
+        scale: float,
+        window: int | None,
+        chunk: int | None,
+        sinks: "Parameter | None",
     ) -> Value:
-        if window is not None:
-            raise UnsupportedError("attention with a window: the native executor does not have this operation")
+        for name, value in (("a window", window), ("chunks", chunk), ("sinks", sinks)):
+            if value is not None:
+                raise UnsupportedError(f"attention with {name}: the native executor does not have this operation")
         return self._call(
             "attention", (q, k, v), q.width, layer=cache, num_heads=heads, num_kv_heads=kv_heads, scale=scale
         )
 
-    def swiglu(self, gate: Value, up: Value) -> Value:
+    def swiglu(self, gate: Value, up: Value, glu: ops.Glu) -> Value:
+        if glu != ops.Glu():
+            raise UnsupportedError(f"swiglu of {glu}: the native executor does not have this operation")
         return self._call("swiglu", (gate, up), gate.width)
 
     def add(self, x: Value, y: Value) -> Value:

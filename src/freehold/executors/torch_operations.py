@@ -71,10 +71,14 @@ class TorchOperations:
     def embedding(self, tokens: Tensor, table: Tensor) -> Tensor:
         return functional.embedding(tokens, table)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, num_heads: int) -> Tensor:
+    def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, num_heads: int) -> Tensor:
         parts = x.float().unflatten(-1, (num_heads, -1))
         parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
-        return (parts * weight.float()).flatten(-2).to(x.dtype)
+        return (parts if weight is None else parts * weight.float()).flatten(-2).to(x.dtype)
+
+    def scale_by_position(self, x: Tensor, positions: Tensor, scale: float, step: float) -> Tensor:
+        scales = 1 + scale * torch.log1p(torch.floor((positions.float() + 1) / step))
+        return (x * scales[:, None]).to(x.dtype)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
@@ -103,18 +107,48 @@ class TorchOperations:
         num_kv_heads: int,
         scale: float,
         window: int | None,
+        chunk: int | None,
+        sinks: Tensor | None,
     ) -> Tensor:
         cache.write("keys", k)
         cache.write("values", v)
         outputs = []
         for request, rows in cache.step.requests():
             keys, values = (cache.read(name, request).to(q.dtype) for name in ("keys", "values"))
-            visible = _visible(cache.step.positions[rows], len(keys), window)
-            outputs.append(_attend(q[rows], keys, values, visible, num_heads, num_kv_heads, scale))
+            visible = _visible(cache.step.positions[rows], len(keys), window, chunk)
+            outputs.append(_attend(q[rows], keys, values, visible, num_heads, num_kv_heads, scale, sinks))
         return torch.cat(outputs)
 
-    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
-        return functional.silu(gate) * up
+    def swiglu(self, gate: Tensor, up: Tensor, glu: ops.Glu) -> Tensor:
+        if glu.limit is not None:
+            gate, up = gate.clamp(max=glu.limit), up.clamp(-glu.limit, glu.limit)
+        return gate * torch.sigmoid(glu.alpha * gate) * (up + glu.offset)
+
+    def experts(
+        self,
+        x: Tensor,
+        logits: Tensor,
+        matrices: tuple[Tensor, Tensor, Tensor],
+        biases: tuple[Tensor | None, Tensor | None, Tensor | None],
+        router: ops.Router,
+        correction: Tensor | None,
+        glu: ops.Glu,
+    ) -> Tensor:
+        chosen, weights = route(logits, router, correction)
+        out = torch.zeros_like(x, dtype=torch.float32)
+        for expert in chosen.unique().tolist():
+            rows, place = torch.where(chosen == expert)
+            weight = weights[rows, place, None]
+            given = x[rows] * weight.to(x.dtype) if router.scales_inputs else x[rows]
+            gate, up, down = (matrix[expert] for matrix in matrices)
+            gate_bias, up_bias, down_bias = (None if bias is None else bias[expert] for bias in biases)
+            inner = self.swiglu(self.linear(given, gate, gate_bias), self.linear(given, up, up_bias), glu)
+            result = self.linear(inner, down, down_bias).float()
+            out = out.index_add(0, rows, result if router.scales_inputs else result * weight)
+        return out.to(x.dtype)
+
+    def sigmoid_gate(self, x: Tensor, gate: Tensor) -> Tensor:
+        return x * torch.sigmoid(gate)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y
@@ -123,19 +157,53 @@ class TorchOperations:
         return x[torch.tensor(rows, dtype=torch.int64, device=x.device)]
 
 
-def _visible(positions: Tensor, length: int, window: int | None) -> Tensor:
+def route(logits: Tensor, router: ops.Router, correction: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The experts that each row chooses, and their weights: int64 and float32 (T, top_k)."""
+    logits = logits.float()
+    scores = torch.sigmoid(logits) if router.scoring == "sigmoid" else torch.softmax(logits, -1)
+    ranked = scores if correction is None else scores + correction
+    if router.num_groups > 1:
+        groups = ranked.unflatten(-1, (router.num_groups, -1))
+        best = groups.topk(2 if router.group_score == "top2" else 1, -1).values.sum(-1)
+        allowed = torch.zeros_like(best, dtype=torch.bool).scatter(-1, best.topk(router.top_groups, -1).indices, True)
+        ranked = groups.masked_fill(~allowed[..., None], -torch.inf).flatten(-2)
+    chosen = ranked.sort(dim=-1, descending=True, stable=True).indices[..., : router.top_k]
+    weights = scores.gather(-1, chosen)
+    if router.normalize:
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=router.least_sum)
+    return chosen, weights * router.scale
+
+
+def _visible(positions: Tensor, length: int, window: int | None, chunk: int | None) -> Tensor:
     """(rows, length): which cached positions each row may see."""
-    keys = torch.arange(length, device=positions.device)
-    visible = keys <= positions[:, None]
-    return visible if window is None else visible & (keys > positions[:, None] - window)
+    keys, positions = torch.arange(length, device=positions.device), positions[:, None]
+    visible = keys <= positions
+    if window is not None:
+        visible &= keys > positions - window
+    if chunk is not None:
+        visible &= keys // chunk == positions // chunk
+    return visible
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, num_heads: int, num_kv_heads: int, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    scale: float,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """One request's attention: (rows, N * H) queries, (length, K * H) keys and values."""
     queries = q.unflatten(-1, (num_heads, -1)).transpose(0, 1)
     keys, values = (x.unflatten(-1, (num_kv_heads, -1)).transpose(0, 1) for x in (k, v))
+    if sinks is not None:
+        scores = scale * torch.matmul(queries.float(), keys.repeat_interleave(num_heads // num_kv_heads, 0).float().mT)
+        scores = scores.masked_fill(~visible, -torch.inf)
+        sinks = sinks.float()[:, None, None].expand(-1, len(q), 1)
+        shares = torch.softmax(torch.cat((scores, sinks), -1), -1)[..., :-1].to(q.dtype)
+        return (shares @ values.repeat_interleave(num_heads // num_kv_heads, 0)).transpose(0, 1).flatten(1)
     shared = num_heads != num_kv_heads
     out = functional.scaled_dot_product_attention(
         queries[None], keys[None], values[None], visible, scale=scale, enable_gqa=shared

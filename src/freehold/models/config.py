@@ -33,8 +33,8 @@ class DecoderConfig:
         return self.windows[layer] if self.windows else None
 
 
-def decoder_values(settings: Settings, *, interleaved_rope: bool = False) -> dict[str, Any]:
-    """The fields of DecoderConfig as a file has them.
+def decoder_values(settings: Settings, *, interleaved_rope: bool = False, rotary_share: float = 1.0) -> dict[str, Any]:
+    """The fields of DecoderConfig as a file has them; `rotary_share` of a head's channels turn unless the file says.
 
     Raises ModelFileError when one is missing or absurd, UnsupportedError for what is not here.
     """
@@ -52,7 +52,12 @@ def decoder_values(settings: Settings, *, interleaved_rope: bool = False) -> dic
         "vocabulary_size": settings.size("vocab_size"),
         "context_length": settings.size("max_position_embeddings"),
         "norm_eps": settings.number("rms_norm_eps"),
-        "rope": make_rope(settings, head_dim, interleaved=settings.flag("rope_interleave", interleaved_rope)),
+        "rope": make_rope(
+            settings,
+            head_dim,
+            interleaved=settings.flag("rope_interleave", interleaved_rope),
+            rotary_share=rotary_share,
+        ),
         "qkv_bias": settings.flag("attention_bias"),
         "tied_embeddings": settings.flag("tie_word_embeddings"),
     }

@@ -38,6 +38,7 @@ class Llama:
     # Published tensors that are taken apart: name in a layer -> how (see `models.parameters.Split`).
     splits: Mapping[str, Any] = {}
     interleaved_rope = False  # as published
+    dense = "mlp"  # what the feed-forward is called
     permuted_in_gguf = True  # llama.cpp's converter permutes the rows of q and k so that rope's pairs lie side by side
 
     def __init__(self, config: DecoderConfig):
@@ -94,7 +95,7 @@ class Llama:
         return shapes
 
     def feed_forward_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
-        return self.mlp_shapes("mlp", self.config.intermediate_size)
+        return self.mlp_shapes(self.dense, self.config.intermediate_size)
 
     def mlp_shapes(self, place: str, width: int) -> dict[str, tuple[int, ...]]:
         """Those of a gated feed-forward of `width` inner channels."""
@@ -133,19 +134,23 @@ class Llama:
 
     def attention(self, x, layer, batch, i):
         c = self.config
-        q, k, v = self.projections(x, layer)
+        q, k, v = self.projections(x, layer, i)
         q = ops.rope(q, batch.positions, c.rope, c.num_heads)
         k = ops.rope(k, batch.positions, c.rope, c.num_kv_heads)
         heads = {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads}
-        out = ops.attention(q, k, v, batch.caches[i], **heads, scale=c.head_dim**-0.5, window=c.window(i))
+        more = {"scale": c.head_dim**-0.5, "window": c.window(i), "sinks_N": self.sinks(layer)}
+        out = ops.attention(q, k, v, batch.caches[i], **heads, **more)
         return self.linear(out, layer, "self_attn.o_proj")
 
-    def projections(self, x, layer):
+    def projections(self, x, layer, i):
         """Queries, keys and values before rope."""
         return [self.linear(x, layer, f"self_attn.{name}_proj") for name in "qkv"]
 
+    def sinks(self, layer):
+        return None
+
     def feed_forward(self, x, layer, i):
-        return self.mlp(x, layer, "mlp")
+        return self.mlp(x, layer, self.dense)
 
     def mlp(self, x, layer, place):
         gate = self.linear(x, layer, f"{place}.gate_proj")
@@ -156,4 +161,4 @@ class Llama:
         """Logits (rows, V) of some rows of hidden states."""
         head = "model.embed_tokens.weight" if self.config.tied_embeddings else "lm_head.weight"
         hidden = ops.rms_norm(hidden, parameters["model.norm.weight"], self.config.norm_eps)
-        return ops.linear(hidden, parameters[head])
+        return ops.linear(hidden, parameters[head], parameters.get("lm_head.bias"))

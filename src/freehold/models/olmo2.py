@@ -9,7 +9,21 @@ from freehold.models.llama import GGUF_NAMES, Llama
 from freehold.models.qwen3 import QK_NORM_NAMES
 
 
-class Olmo2(Llama):
+class WholeNorm:
+    """Mixed into a decoder: the projections of q and k are normalized, each as a whole."""
+
+    def attention_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
+        shapes = super().attention_shapes(i)
+        for name in ("q", "k"):
+            shapes[f"self_attn.{name}_norm.weight"] = shapes[f"self_attn.{name}_proj.weight"][:1]
+        return shapes
+
+    def projections(self, x, layer, i):
+        q, k, v = super().projections(x, layer, i)
+        return self.norm(q, layer, "self_attn.q_norm"), self.norm(k, layer, "self_attn.k_norm"), v
+
+
+class Olmo2(WholeNorm, Llama):
     gguf_names = (
         GGUF_NAMES
         | QK_NORM_NAMES
@@ -24,16 +38,6 @@ class Olmo2(Llama):
     def norm_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
         width = (self.config.hidden_size,)
         return {"post_attention_layernorm.weight": width, "post_feedforward_layernorm.weight": width}
-
-    def attention_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
-        shapes = super().attention_shapes(i)
-        for name in ("q", "k"):
-            shapes[f"self_attn.{name}_norm.weight"] = shapes[f"self_attn.{name}_proj.weight"][:1]
-        return shapes
-
-    def projections(self, x, layer):
-        q, k, v = super().projections(x, layer)
-        return self.norm(q, layer, "self_attn.q_norm"), self.norm(k, layer, "self_attn.k_norm"), v
 
     def block(self, x, layer, batch, i):
         x = ops.add(x, self.norm(self.attention(x, layer, batch, i), layer, "post_attention_layernorm"))

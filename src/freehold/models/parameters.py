@@ -62,7 +62,15 @@ def named_parameters(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
     names = dict(_gguf_names(model))
     renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
     stacked = _stack_experts({_unwrapped(name): tensor for name, tensor in renamed.items()})
-    return _split(model, stacked)
+    parts = _split(model, stacked)
+    for name, shape in model.parameter_shapes().items():
+        if name in parts and parts[name].shape != shape and _without_ones(parts[name].shape) == _without_ones(shape):
+            parts[name] = parts[name].reshape(shape)
+    return parts
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(length for length in shape if length != 1)
 
 
 def _gguf_names(model: Any) -> Iterator[tuple[str, str]]:

@@ -30,8 +30,8 @@ class Qwen3(Qwen2):
         width = (self.config.head_dim,)
         return super().attention_shapes(i) | {"self_attn.q_norm.weight": width, "self_attn.k_norm.weight": width}
 
-    def projections(self, x, layer):
+    def projections(self, x, layer, i):
         c = self.config
-        q, k, v = super().projections(x, layer)
+        q, k, v = super().projections(x, layer, i)
         q = self.norm(q, layer, "self_attn.q_norm", c.num_heads)
         return q, self.norm(k, layer, "self_attn.k_norm", c.num_kv_heads), v

@@ -4,29 +4,48 @@ from typing import Any
 
 from freehold.errors import ModelFileError, UnsupportedError
 from freehold.models.ernie import Ernie
+from freehold.models.ernie_moe import ErnieMoe
 from freehold.models.glm import Glm, Glm4
+from freehold.models.glm_moe import GlmMoe
+from freehold.models.gpt_oss import GptOss
 from freehold.models.llama import Llama
+from freehold.models.llama4 import Llama4
+from freehold.models.minimax_m2 import MiniMaxM2
 from freehold.models.mistral import Mistral
 from freehold.models.olmo2 import Olmo2
 from freehold.models.parameters import check_parameters, named_parameters
 from freehold.models.qwen2 import Qwen2
 from freehold.models.qwen3 import Qwen3
+from freehold.models.qwen_moe import Qwen2Moe, Qwen3Moe
 
 # By the model_type of a config.json.
 MODELS: dict[str, type[Llama]] = {
     "ernie4_5": Ernie,
+    "ernie4_5_moe": ErnieMoe,
     "glm": Glm,
     "glm4": Glm4,
+    "glm4_moe": GlmMoe,
+    "gpt_oss": GptOss,
     "llama": Llama,
+    "llama4_text": Llama4,
+    "minimax_m2": MiniMaxM2,
     "mistral": Mistral,
     "olmo2": Olmo2,
     "qwen2": Qwen2,
+    "qwen2_moe": Qwen2Moe,
     "qwen3": Qwen3,
+    "qwen3_moe": Qwen3Moe,
 }
 # By the general.architecture of a GGUF file, where it is spelled otherwise.
 GGUF_ARCHITECTURES = {
     "chatglm": "glm",
-    "ernie4_5": "ernie4_5",
+    "ernie4_5-moe": "ernie4_5_moe",
+    "glm4moe": "glm4_moe",
+    "gpt-oss": "gpt_oss",
+    "llama4": "llama4_text",
+    "minimax-m2": "minimax_m2",
+    "qwen2moe": "qwen2_moe",
+    "qwen3moe": "qwen3_moe",
 }
 
 

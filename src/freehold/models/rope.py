@@ -16,18 +16,17 @@ def rope_parameters(settings: Settings) -> Mapping[str, Any]:
     rope = dict(settings.get("rope_parameters") or settings.get("rope_scaling") or {})
     rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
     rope["rope_theta"] = float(rope.get("rope_theta") or settings.number("rope_theta", 10000.0))
-    partial = rope.get("partial_rotary_factor") or settings.number("partial_rotary_factor", 1.0)
-    rope["partial_rotary_factor"] = float(partial)
     return rope
 
 
-def make_rope(settings: Settings, head_dim: int, *, interleaved: bool = False) -> Rope:
-    """The rope of heads of `head_dim`, scaled as the file says.
+def make_rope(settings: Settings, head_dim: int, *, interleaved: bool = False, rotary_share: float = 1.0) -> Rope:
+    """The rope of heads of `head_dim`, scaled as the file says; `rotary_share` of the channels unless it says.
 
     Raises UnsupportedError for a scaling that is not here, ModelFileError for one that lacks a value.
     """
     rope = rope_parameters(settings)
-    rotary_dim = settings.size("rotary_dim", int(head_dim * rope["partial_rotary_factor"]))
+    share = rope.get("partial_rotary_factor") or settings.number("partial_rotary_factor", rotary_share)
+    rotary_dim = settings.size("rotary_dim", int(head_dim * share))
     try:
         frequencies, scale = scaled_frequencies(rope, rotary_dim, settings.get("max_position_embeddings"))
     except KeyError as error:

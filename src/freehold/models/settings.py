@@ -56,11 +56,12 @@ GGUF_KEYS = {
 class Settings:
     """Values by their names in config.json; errors name them as the file at hand does.
 
-    `file` is what errors call the file, `spelled` the file's own names where they differ.
+    `spelled`: a GGUF file's own names for them; None: the file is a config.json.
     """
 
-    def __init__(self, values: Mapping[str, Any], spelled: Mapping[str, str] | None = None, file: str = "config.json"):
-        self._values, self._spelled, self._file = values, spelled or {}, file
+    def __init__(self, values: Mapping[str, Any], spelled: Mapping[str, str] | None = None):
+        self._values, self._spelled = values, spelled or {}
+        self.is_gguf = spelled is not None
 
     def _name(self, key: str) -> str:
         return self._spelled.get(key, key)
@@ -75,7 +76,9 @@ class Settings:
     def require(self, key: str) -> Any:
         value = self.get(key)
         if value is None:
-            raise ModelFileError(f"{self._name(key)}: missing from the {self._file}")
+            file = "the file's metadata" if self.is_gguf else "config.json"
+            file = "the file's metadata" if self.is_gguf else "config.json"
+            raise ModelFileError(f"{self._name(key)}: missing from {file}")
         return value
 
     def size(self, key: str, default: int | None = None) -> int:
@@ -137,7 +140,7 @@ def gguf_settings(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Se
         "attention_bias": "blk.0.attn_q.bias" in tensors,
         "rope_parameters": _gguf_rope(lambda key: metadata.get(f"{architecture}.rope.{key}"), tensors),
     }
-    return Settings(values, spelled, "file's metadata")
+    return Settings(values, spelled)
 
 
 def _gguf_rope(get: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,10 @@ class Tensor:
     def _part(self, start: int, size: int, shape: tuple[int, ...]) -> "Tensor":
         return replace(self, shape=shape, data=self.data[start : start + size], offset=self.offset + start)
 
+    def reshape(self, shape: tuple[int, ...]) -> "Tensor":
+        """The same values in another shape whose last axis holds whole blocks."""
+        return replace(self, shape=shape)
+
     def stack(self, name: str, others: "Sequence[Tensor]") -> "StackedTensor":
         """This one and others of its shape along a new first axis."""
         for other in others:
