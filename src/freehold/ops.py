@@ -78,6 +78,13 @@ def rms_norm(x_TD: Value, weight_H: Value | None, eps: float, num_heads: int = 1
     return _call("rms_norm", x_TD, weight_H, eps, num_heads)
 
 
+def layer_norm(x_TD: Value, weight_D: Value, bias_D: Value, eps: float) -> Value:
+    """(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias, row by row (Ba et al. 2016): (T, D)."""
+    _expect("layer_norm", "weight", tuple(weight_D.shape), tuple(x_TD.shape[-1:]))
+    _expect("layer_norm", "bias", tuple(bias_D.shape), tuple(x_TD.shape[-1:]))
+    return _call("layer_norm", x_TD, weight_D, bias_D, eps)
+
+
 def linear(x_TD: Value, weight_FD: Value, bias_F: Value | None = None) -> Value:
     """x W^T + b: (T, F). Rows may be quantized to int8 in blocks of 32 where the weight is quantized."""
     _expect("linear", "columns of the weight", weight_FD.shape[1], x_TD.shape[-1])
@@ -86,12 +93,12 @@ def linear(x_TD: Value, weight_FD: Value, bias_F: Value | None = None) -> Value:
     return _call("linear", x_TD, weight_FD, bias_F)
 
 
-def rope(x: Value, positions_T: Value, rope: Rope, num_heads: int) -> Value:
-    """Turn the leading `rope.rotary_dim` channels of each head by position * frequency: (T, num_heads * H)."""
+def rope(x: Value, positions_T: Value, rope: Rope, num_heads: int, first: int = 0) -> Value:
+    """Turn `rope.rotary_dim` channels of each head, from `first` on, by position * frequency: (T, num_heads * H)."""
     head_dim = x.shape[-1] // num_heads
-    if rope.rotary_dim > head_dim:
-        raise ValueError(f"rope: turns {rope.rotary_dim} channels of heads of {head_dim}")
-    return _call("rope", x, positions_T, rope, num_heads)
+    if first + rope.rotary_dim > head_dim:
+        raise ValueError(f"rope: turns {rope.rotary_dim} channels from {first} on, of heads of {head_dim}")
+    return _call("rope", x, positions_T, rope, num_heads, first)
 
 
 def scale_by_position(x: Value, positions_T: Value, scale: float, step: float) -> Value:
@@ -127,6 +134,42 @@ def attention(
     for name, value, heads in (("q", q, num_heads), ("k", k, num_kv_heads), ("v", v, num_kv_heads)):
         _expect("attention", name, value.shape[-1], heads * head_dim)
     return _call("attention", q, k, v, cache, num_heads, num_kv_heads, scale, window, chunk, sinks_N)
+
+
+def latent_attention(
+    q: Value,
+    latents_TR: Value,
+    rope_keys: Value,
+    key_up: Value,
+    value_up: Value,
+    cache: Value,
+    *,
+    scale: float,
+    selected: Value | None = None,
+) -> Value:
+    """Multi-head latent attention (DeepSeek-AI 2024), causal: (T, N * H) with H the size of a value.
+
+    Writes `latents_TR` and `rope_keys` (T, P) as "latents" and "rope_keys" into the layer's cache. `q` is
+    (T, N * (C + P)), each head's plain channels before those with rope. `key_up` (N, R, C) and `value_up` (N, H, R) make
+    a head's keys and values of the latents: key = [key_up^T latent, rope key], value = value_up latent. Where the
+    attention is computed (on latents, with key_up absorbed by the query, or on keys) is the executor's choice.
+    `selected` (of `select_keys`): each query sees those keys only.
+    """
+    num_heads, rank, plain = key_up.shape
+    _expect("latent_attention", "latents", latents_TR.shape[-1], rank)
+    _expect("latent_attention", "value_up", (value_up.shape[0], value_up.shape[2]), (num_heads, rank))
+    _expect("latent_attention", "queries", q.shape[-1], num_heads * (plain + rope_keys.shape[-1]))
+    return _call("latent_attention", q, latents_TR, rope_keys, key_up, value_up, cache, scale, selected)
+
+
+def select_keys(q: Value, k_TH: Value, weights_TN: Value, cache: Value, *, top_k: int) -> Value:
+    """The keys that an indexer (DeepSeek-AI 2025) ranks first: of each query's past, `top_k` positions, or all.
+
+    Writes `k_TH` as "index_keys" into the layer's cache. The rank of a key is the sum over the N heads of
+    weight * relu(q k^T / sqrt(H)) / sqrt(N); of equal ranks the earlier position counts as larger.
+    """
+    _expect("select_keys", "queries", q.shape[-1], weights_TN.shape[-1] * k_TH.shape[-1])
+    return _call("select_keys", q, k_TH, weights_TN, cache, top_k)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,16 @@ GROUPED = dict(
     routed_scaling_factor=1.7,
     first_k_dense_replace=1,
 )
+LATENT = dict(
+    q_lora_rank=48,
+    kv_lora_rank=40,
+    qk_nope_head_dim=24,
+    qk_rope_head_dim=16,
+    head_dim=16,  # as released files have it: of the rope
+    v_head_dim=20,
+    num_key_value_heads=4,
+)
+INDEX = dict(index_topk=6, index_n_heads=16, index_head_dim=24)
 GPT_OSS = dict(
     num_local_experts=8,
     num_experts_per_tok=3,
@@ -99,6 +109,18 @@ CASES = {
         "llama4_text",
         LLAMA4 | dict(interleave_moe_layer_step=2, use_qk_norm=False, attn_temperature_tuning=False),
     ),
+    "deepseek_v2": ("deepseek_v2", LATENT | GROUPED | dict(topk_method="group_limited_greedy")),
+    "deepseek_v2-lite": ("deepseek_v2", LATENT | GROUPED | dict(q_lora_rank=None, topk_method="greedy", n_group=None)),
+    "deepseek_v3": ("deepseek_v3", LATENT | GROUPED),
+    "deepseek_v3-biases-yarn": (
+        "deepseek_v3",
+        LATENT | GROUPED | dict(attention_bias=True, rope_parameters=YARN_ROPE | dict(mscale=0.7, mscale_all_dim=1.3)),
+    ),
+    "deepseek_v3-half-split": ("deepseek_v3", LATENT | GROUPED | dict(rope_interleave=False, q_lora_rank=None)),
+    "glm4_moe_lite": ("glm4_moe_lite", LATENT | GROUPED | dict(mlp_layer_types=["dense", "sparse", "sparse"])),
+    "deepseek_v32": ("deepseek_v32", LATENT | GROUPED | INDEX),
+    "glm_moe_dsa": ("glm_moe_dsa", LATENT | GROUPED | INDEX),
+    "glm_moe_dsa-shared": ("glm_moe_dsa", LATENT | GROUPED | INDEX | dict(indexer_types=["full", "shared", "full"])),
     "ernie4_5": ("ernie4_5", dict(use_bias=False)),
     "ernie4_5-biases-tied": ("ernie4_5", dict(use_bias=True, tie_word_embeddings=True)),
     "qwen2-tied": ("qwen2", dict(tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=1e6))),

@@ -66,7 +66,9 @@ class Graph:
     def linear(self, x: Value, weight: "Parameter", bias: "Parameter | None") -> Value:
         return self._call("linear", (x,), weight.shape[0], weight=weight, bias=bias)
 
-    def rope(self, x: Value, positions: Value, rope: ops.Rope, num_heads: int) -> Value:
+    def rope(self, x: Value, positions: Value, rope: ops.Rope, num_heads: int, first: int) -> Value:
+        if first:
+            raise UnsupportedError("rope of trailing channels: the native executor does not have this operation")
         return self._call("rope", (x,), x.width, rope=rope, num_heads=num_heads)
 
     def attention(

@@ -76,6 +76,9 @@ class TorchOperations:
         parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
         return (parts if weight is None else parts * weight.float()).flatten(-2).to(x.dtype)
 
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        return functional.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps).to(x.dtype)
+
     def scale_by_position(self, x: Tensor, positions: Tensor, scale: float, step: float) -> Tensor:
         scales = 1 + scale * torch.log1p(torch.floor((positions.float() + 1) / step))
         return (x * scales[:, None]).to(x.dtype)
@@ -83,19 +86,20 @@ class TorchOperations:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
-    def rope(self, x: Tensor, positions: Tensor, rope: ops.Rope, num_heads: int) -> Tensor:
+    def rope(self, x: Tensor, positions: Tensor, rope: ops.Rope, num_heads: int, first: int) -> Tensor:
         frequencies = torch.tensor(rope.inverse_frequencies, dtype=torch.float32, device=x.device)
         angles = positions[:, None].float() * frequencies
         cos, sin = (rope.scale * f(angles)[:, None] for f in (torch.cos, torch.sin))  # (T, 1, pairs)
         heads = x.unflatten(-1, (num_heads, -1))
-        turned, rest = heads[..., : rope.rotary_dim].float(), heads[..., rope.rotary_dim :]
+        before, turned, behind = heads.tensor_split((first, first + rope.rotary_dim), -1)
+        turned = turned.float()
         if rope.interleaved:
             a, b = turned[..., 0::2], turned[..., 1::2]
             turned = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
         else:
             a, b = turned.chunk(2, -1)
             turned = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
-        return torch.cat((turned.to(x.dtype), rest), -1).flatten(-2)
+        return torch.cat((before, turned.to(x.dtype), behind), -1).flatten(-2)
 
     def attention(
         self,
@@ -118,6 +122,51 @@ class TorchOperations:
             visible = _visible(cache.step.positions[rows], len(keys), window, chunk)
             outputs.append(_attend(q[rows], keys, values, visible, num_heads, num_kv_heads, scale, sinks))
         return torch.cat(outputs)
+
+    def latent_attention(
+        self,
+        q: Tensor,
+        latents: Tensor,
+        rope_keys: Tensor,
+        key_up: Tensor,
+        value_up: Tensor,
+        cache: LayerCache,
+        scale: float,
+        selected: list[Tensor] | None,
+    ) -> Tensor:
+        cache.write("latents", latents)
+        cache.write("rope_keys", rope_keys)
+        num_heads, _, plain = key_up.shape
+        queries = q.unflatten(-1, (num_heads, -1)).transpose(0, 1)  # (N, T, C + P)
+        absorbed = queries[..., :plain] @ key_up.mT  # (N, T, R)
+        queries = torch.cat((absorbed, queries[..., plain:]), -1)
+        outputs = []
+        for request, rows in cache.step.requests():
+            past, turned = (cache.read(name, request).to(q.dtype) for name in ("latents", "rope_keys"))
+            visible = _visible(cache.step.positions[rows], len(past), None, None)
+            if selected is not None:
+                visible = visible & selected[request]
+            keys, values = torch.cat((past, turned), -1), past
+            mixed = functional.scaled_dot_product_attention(
+                queries[None, :, rows], keys[None, None], values[None, None], visible, scale=scale, enable_gqa=True
+            )[0]
+            outputs.append((mixed @ value_up.mT).transpose(0, 1).flatten(1))
+        return torch.cat(outputs)
+
+    def select_keys(self, q: Tensor, k: Tensor, weights: Tensor, cache: LayerCache, top_k: int) -> list[Tensor]:
+        """For each request a mask (rows, length)."""
+        cache.write("index_keys", k)
+        num_heads, head_dim = weights.shape[-1], k.shape[-1]
+        queries, weights = q.unflatten(-1, (num_heads, head_dim)).float(), weights.float()
+        selected = []
+        for request, rows in cache.step.requests():
+            keys = cache.read("index_keys", request).float()
+            scores = torch.relu(torch.einsum("tnh,sh->tns", queries[rows], keys) * head_dim**-0.5)
+            ranks = torch.einsum("tns,tn->ts", scores, weights[rows] * num_heads**-0.5)
+            ranks = ranks.masked_fill(~_visible(cache.step.positions[rows], len(keys), None, None), -torch.inf)
+            first = ranks.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+            selected.append(torch.zeros_like(ranks, dtype=torch.bool).scatter(-1, first, True))
+        return selected
 
     def swiglu(self, gate: Tensor, up: Tensor, glu: ops.Glu) -> Tensor:
         if glu.limit is not None:

@@ -33,13 +33,18 @@ class DecoderConfig:
         return self.windows[layer] if self.windows else None
 
 
-def decoder_values(settings: Settings, *, interleaved_rope: bool = False, rotary_share: float = 1.0) -> dict[str, Any]:
-    """The fields of DecoderConfig as a file has them; `rotary_share` of a head's channels turn unless the file says.
+def decoder_values(
+    settings: Settings, *, interleaved_rope: bool = False, rotary_share: float = 1.0, head_dim: int | None = None
+) -> dict[str, Any]:
+    """The fields of DecoderConfig as a file has them.
+
+    Unless the file says, `rotary_share` of a head's channels turn. `head_dim`: of the rope, where the file calls it
+    otherwise.
 
     Raises ModelFileError when one is missing or absurd, UnsupportedError for what is not here.
     """
     num_heads, hidden_size = settings.size("num_attention_heads"), settings.size("hidden_size")
-    head_dim = settings.size("head_dim", hidden_size // num_heads or None)
+    head_dim = head_dim or settings.size("head_dim", hidden_size // num_heads or None)
     settings.only("hidden_act", "silu")
     return {
         "architecture": settings.require("model_type"),

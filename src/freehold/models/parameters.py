@@ -37,24 +37,34 @@ class Split:
     """A tensor that holds the rows of several: `groups` times some rows of the first, of the second and so on.
 
     `groups` is a number or the name of a size in the model's config (heads, say). `transposed`: it is published as
-    (inputs, outputs).
+    (inputs, outputs). `stacked`: each part becomes a tensor (groups, rows, columns), those of `transposed_parts` one of
+    (groups, columns, rows).
     """
 
     names: tuple[str, ...]
     groups: int | str = 1
     transposed: bool = False
+    stacked: bool = False
+    transposed_parts: tuple[bool, ...] = ()
 
     def apply(self, tensor: Any, shapes: list[tuple[int, ...]], config: Any) -> list[Any]:
         """The tensors of `names`, of `shapes`. Raises ModelFileError when the rows do not add up."""
         groups = getattr(config, self.groups) if isinstance(self.groups, str) else self.groups
-        tensor = tensor.transpose() if self.transposed else tensor
-        axis = 0 if len(shapes[0]) == 1 else len(shapes[0]) - 2
-        if tensor.name.endswith("bias"):
-            axis = len(shapes[0]) - 1
-        rows = [shape[axis] for shape in shapes]
-        if sum(rows) != tensor.shape[axis]:
-            raise ModelFileError(f"{tensor.name}: expected {sum(rows)} rows, got {tensor.shape[axis]}")
-        return tensor.split(axis, groups, [count // groups for count in rows])
+        if not self.stacked:
+            return _take_apart(tensor.transpose() if self.transposed else tensor, shapes, groups)
+        straight = [(s[0], s[2], s[1]) if t else s for s, t in zip(shapes, self.transposed_parts, strict=True)]
+        parts = _take_apart(tensor, [(count * rows, columns) for count, rows, columns in straight], groups)
+        parts = [part.reshape(shape) for part, shape in zip(parts, straight, strict=True)]
+        return [part.transpose() if t else part for part, t in zip(parts, self.transposed_parts, strict=True)]
+
+
+def _take_apart(tensor: Any, shapes: list[tuple[int, ...]], groups: int) -> list[Any]:
+    """Rows are the last axis but one of matrices, the last of biases."""
+    axis = len(shapes[0]) - (1 if len(shapes[0]) == 1 or tensor.name.endswith("bias") else 2)
+    rows = [shape[axis] for shape in shapes]
+    if len(tensor.shape) != len(shapes[0]) or sum(rows) != tensor.shape[axis]:
+        raise ModelFileError(f"{tensor.name}: expected {sum(rows)} rows, got shape {tensor.shape}")
+    return tensor.split(axis, groups, [count // groups for count in rows])
 
 
 def named_parameters(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:

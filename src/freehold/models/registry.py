@@ -3,6 +3,8 @@
 from typing import Any
 
 from freehold.errors import ModelFileError, UnsupportedError
+from freehold.models.deepseek import DeepSeek, DeepSeekV2
+from freehold.models.deepseek_sparse import DeepSeekSparse, GlmSparse
 from freehold.models.ernie import Ernie
 from freehold.models.ernie_moe import ErnieMoe
 from freehold.models.glm import Glm, Glm4
@@ -20,12 +22,18 @@ from freehold.models.qwen_moe import Qwen2Moe, Qwen3Moe
 
 # By the model_type of a config.json.
 MODELS: dict[str, type[Llama]] = {
+    "deepseek_v2": DeepSeekV2,
+    "deepseek_v3": DeepSeek,
+    "deepseek_v32": DeepSeekSparse,
     "ernie4_5": Ernie,
     "ernie4_5_moe": ErnieMoe,
     "glm": Glm,
     "glm4": Glm4,
     "glm4_moe": GlmMoe,
+    "glm4_moe_lite": DeepSeek,
+    "glm_moe_dsa": GlmSparse,
     "gpt_oss": GptOss,
+    "kimi_k2": DeepSeek,
     "llama": Llama,
     "llama4_text": Llama4,
     "minimax_m2": MiniMaxM2,
@@ -39,7 +47,10 @@ MODELS: dict[str, type[Llama]] = {
 # By the general.architecture of a GGUF file, where it is spelled otherwise.
 GGUF_ARCHITECTURES = {
     "chatglm": "glm",
+    "deepseek2": "deepseek_v2",
+    "deepseek32": "deepseek_v32",
     "ernie4_5-moe": "ernie4_5_moe",
+    "glm-dsa": "glm_moe_dsa",
     "glm4moe": "glm4_moe",
     "gpt-oss": "gpt_oss",
     "llama4": "llama4_text",

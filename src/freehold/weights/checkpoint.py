@@ -73,13 +73,15 @@ class Tensor:
         ]
 
     def transpose(self) -> "Tensor":
-        """A copy with the last two axes exchanged; of plain formats only."""
-        if self.format not in PLAIN_BYTES:
-            raise UnsupportedError(f"{self.name}: {self.format} cannot be transposed")
+        """A copy with the last two axes exchanged; blocks, which lie along the last, become float32."""
         import numpy
 
-        values = numpy.frombuffer(self.data, f"u{PLAIN_BYTES[self.format]}").reshape(self.shape).swapaxes(-1, -2)
-        return self._copy(values.shape, values)
+        if self.format in PLAIN_BYTES:
+            form, values = self.format, numpy.frombuffer(self.data, f"u{PLAIN_BYTES[self.format]}").reshape(self.shape)
+        else:
+            form, values = "F32", self.dequantize()
+        values = values.swapaxes(-1, -2)
+        return replace(self._copy(values.shape, values), format=form)
 
     def _copy(self, shape: tuple[int, ...], values: Any) -> "Tensor":
         import numpy
