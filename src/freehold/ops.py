@@ -68,14 +68,21 @@ def embedding(tokens_T: Value, table_VD: Value) -> Value:
     return _call("embedding", tokens_T, table_VD)
 
 
-def rms_norm(x_TD: Value, weight_H: Value | None, eps: float, num_heads: int = 1) -> Value:
-    """x / sqrt(mean(x^2) + eps) * weight, for each of `num_heads` parts of a row (Zhang and Sennrich 2019): (T, D).
+def rms_norm(x_TD: Value, weight_H: Value | None, eps: float, num_heads: int = 1, offset: float = 0.0) -> Value:
+    """x / sqrt(mean(x^2) + eps) * (weight + offset), for each of `num_heads` parts of a row (Zhang and Sennrich 2019): (T, D).
 
     The parts are equal and share the weight: D = num_heads * H. None: there is no weight.
     """
     if weight_H is not None:
         _expect("rms_norm", "width", x_TD.shape[-1], num_heads * weight_H.shape[0])
-    return _call("rms_norm", x_TD, weight_H, eps, num_heads)
+    return _call("rms_norm", x_TD, weight_H, eps, num_heads, offset)
+
+
+def gated_rms_norm(x_TD: Value, gate_TD: Value, weight_H: Value, eps: float, num_heads: int, activation: str) -> Value:
+    """rms_norm(x) * silu(gate), or * sigmoid(gate), by `activation` "silu" or "sigmoid": (T, D)."""
+    _expect("gated_rms_norm", "gate", tuple(gate_TD.shape), tuple(x_TD.shape))
+    _expect("gated_rms_norm", "width", x_TD.shape[-1], num_heads * weight_H.shape[0])
+    return _call("gated_rms_norm", x_TD, gate_TD, weight_H, eps, num_heads, activation)
 
 
 def layer_norm(x_TD: Value, weight_D: Value, bias_D: Value, eps: float) -> Value:
@@ -172,6 +179,60 @@ def select_keys(q: Value, k_TH: Value, weights_TN: Value, cache: Value, *, top_k
     return _call("select_keys", q, k_TH, weights_TN, cache, top_k)
 
 
+def short_convolution(x_TC: Value, weight_CK: Value, cache: Value, state: str) -> Value:
+    """silu of a causal convolution over a request's rows, channel by channel: (T, C).
+
+    y_t = silu(sum_k weight[:, k] * x_(t - K + 1 + k)), rows before the first being zero. The last K - 1 rows are kept in
+    the layer's cache as `state`.
+    """
+    _expect("short_convolution", "channels", x_TC.shape[-1], weight_CK.shape[0])
+    return _call("short_convolution", x_TC, weight_CK, cache, state)
+
+
+def delta_rule(
+    q: Value,
+    k: Value,
+    v: Value,
+    decay: Value,
+    beta_TN: Value,
+    rate_N: Value,
+    decay_bias: Value,
+    cache: Value,
+    *,
+    num_key_heads: int,
+    tiled_heads: bool = False,
+) -> Value:
+    """The gated delta rule (Yang et al. 2025), with a decay for each head or each channel (Kimi team 2025): (T, N * V).
+
+    Each of N heads keeps a state S (C, V) in the layer's cache ("state", float32), zero before the first row. For each
+    row: S <- exp(g) S; S <- S + k (sigmoid(beta) (v - S^T k))^T; out = S^T q / sqrt(C), where q and k (T, M * C, of M
+    key heads) are divided by sqrt(sum of squares + 1e-6) head by head, and g = -exp(rate) * softplus(decay + decay_bias)
+    with `decay` (T, N) or (T, N * C), one value for each row of S. Head j uses key head j // (N / M), or j % M if
+    `tiled_heads`.
+    """
+    num_heads = beta_TN.shape[-1]
+    key_dim = k.shape[-1] // num_key_heads
+    if num_heads % num_key_heads:
+        raise ValueError(f"delta_rule: {num_heads} heads cannot share {num_key_heads} key heads")
+    _expect("delta_rule", "queries", tuple(q.shape), tuple(k.shape))
+    _expect("delta_rule", "rate", tuple(rate_N.shape), (num_heads,))
+    if decay.shape[-1] not in (num_heads, num_heads * key_dim):
+        _expect("delta_rule", "decay", decay.shape[-1], num_heads * key_dim)
+    _expect("delta_rule", "bias of the decay", tuple(decay_bias.shape), tuple(decay.shape[-1:]))
+    return _call("delta_rule", q, k, v, decay, beta_TN, rate_N, decay_bias, cache, num_key_heads, tiled_heads)
+
+
+def lightning_attention(q: Value, k: Value, v: Value, cache: Value, *, slopes: Sequence[float]) -> Value:
+    """Linear attention with a fixed decay (Qin et al. 2024), a head for each of `slopes`: (T, N * H).
+
+    With q, k and v = silu of what is given, each head keeps a state S (H, H) in the layer's cache ("state", float32),
+    zero before the first row. For each row: S <- exp(-slope) S + k v^T; out = S^T q.
+    """
+    for name, value in (("k", k), ("v", v)):
+        _expect("lightning_attention", name, tuple(value.shape), tuple(q.shape))
+    return _call("lightning_attention", q, k, v, cache, tuple(slopes))
+
+
 @dataclass(frozen=True)
 class Glu:
     """A gated linear unit: g * sigmoid(alpha * g) * (u + offset), with g <= limit and -limit <= u <= limit.
@@ -255,10 +316,10 @@ def sigmoid_gate(x_TD: Value, gate: Value) -> Value:
     return _call("sigmoid_gate", x_TD, gate)
 
 
-def add(x: Value, y: Value) -> Value:
-    """x + y."""
+def add(x: Value, y: Value, x_scale: float = 1.0, y_scale: float = 1.0) -> Value:
+    """x_scale * x + y_scale * y."""
     _expect("add", "second operand", tuple(y.shape), tuple(x.shape))
-    return _call("add", x, y)
+    return _call("add", x, y, x_scale, y_scale)
 
 
 def select_rows(x_TD: Value, rows: Value | Sequence[int]) -> Value:

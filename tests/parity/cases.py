@@ -45,6 +45,25 @@ LATENT = dict(
     num_key_value_heads=4,
 )
 INDEX = dict(index_topk=6, index_n_heads=16, index_head_dim=24)
+DELTA = dict(
+    layer_types=["linear_attention", "full_attention", "linear_attention"],
+    linear_num_key_heads=2,
+    linear_num_value_heads=6,
+    linear_key_head_dim=12,
+    linear_value_head_dim=20,
+    linear_conv_kernel_dim=4,
+)
+MROPE = dict(
+    rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5, mrope_section=[3, 3, 2], mrope_interleaved=True
+)
+KIMI_LINEAR = dict(
+    q_lora_rank=None,
+    linear_head_dim=12,
+    linear_num_heads=6,
+    linear_conv_kernel_dim=3,
+    layer_types=["linear_attention", "full_attention", "linear_attention"],
+    pad_token_id=0,
+)
 GPT_OSS = dict(
     num_local_experts=8,
     num_experts_per_tok=3,
@@ -121,6 +140,32 @@ CASES = {
     "deepseek_v32": ("deepseek_v32", LATENT | GROUPED | INDEX),
     "glm_moe_dsa": ("glm_moe_dsa", LATENT | GROUPED | INDEX),
     "glm_moe_dsa-shared": ("glm_moe_dsa", LATENT | GROUPED | INDEX | dict(indexer_types=["full", "shared", "full"])),
+    "qwen3_next": ("qwen3_next", DELTA | MOE | dict(shared_expert_intermediate_size=40, norm_topk_prob=True)),
+    "qwen3_next-dense-layer": (
+        "qwen3_next",
+        DELTA | MOE | dict(shared_expert_intermediate_size=40, mlp_only_layers=[1], attention_bias=True),
+    ),
+    "qwen3_5": ("qwen3_5_text", DELTA | dict(rope_parameters=MROPE)),
+    "qwen3_5_moe": (
+        "qwen3_5_moe_text",
+        DELTA | MOE | dict(shared_expert_intermediate_size=40, rope_parameters=MROPE, tie_word_embeddings=True),
+    ),
+    "minimax": (
+        "minimax",
+        dict(
+            num_local_experts=8,
+            num_experts_per_tok=3,
+            block_size=16,
+            full_attn_alpha_factor=1.2,
+            full_attn_beta_factor=0.7,
+            linear_attn_alpha_factor=0.9,
+            linear_attn_beta_factor=1.3,
+            mlp_alpha_factor=1.1,
+            mlp_beta_factor=0.8,
+        ),
+    ),
+    "kimi_linear": ("kimi_linear", LATENT | GROUPED | KIMI_LINEAR),
+    "kimi_linear-low-rank-queries": ("kimi_linear", LATENT | GROUPED | KIMI_LINEAR | dict(q_lora_rank=24)),
     "ernie4_5": ("ernie4_5", dict(use_bias=False)),
     "ernie4_5-biases-tied": ("ernie4_5", dict(use_bias=True, tie_word_embeddings=True)),
     "qwen2-tied": ("qwen2", dict(tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=1e6))),

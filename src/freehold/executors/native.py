@@ -58,8 +58,8 @@ class Graph:
     def embedding(self, tokens: Value, table: "Parameter") -> Value:
         return self._call("embedding", (tokens,), table.shape[1], table=table)
 
-    def rms_norm(self, x: Value, weight: "Parameter | None", eps: float, num_heads: int) -> Value:
-        if num_heads > 1 or weight is None:
+    def rms_norm(self, x: Value, weight: "Parameter | None", eps: float, num_heads: int, offset: float) -> Value:
+        if num_heads > 1 or weight is None or offset:
             raise UnsupportedError("rms_norm of heads: the native executor does not have this operation")
         return self._call("rms_norm", (x,), x.width, weight=weight, eps=eps)
 
@@ -96,7 +96,9 @@ class Graph:
             raise UnsupportedError(f"swiglu of {glu}: the native executor does not have this operation")
         return self._call("swiglu", (gate, up), gate.width)
 
-    def add(self, x: Value, y: Value) -> Value:
+    def add(self, x: Value, y: Value, x_scale: float, y_scale: float) -> Value:
+        if (x_scale, y_scale) != (1, 1):
+            raise UnsupportedError("add with scales: the native executor does not have this operation")
         return self._call("add", (x, y), x.width)
 
     def select_rows(self, x: Value, rows: Any) -> Value:

@@ -3,7 +3,7 @@
 Matrices may be bfloat16; means, softmax and recurrences are float32.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -62,6 +62,37 @@ class LayerCache:
         table = torch.tensor(step.block_tables[request][: -(-length // step.block_size)], device=step.positions.device)
         return self.storage[name][table].flatten(0, 1)[:length]
 
+    def carry(self, name: str, zero: Tensor, advance: Callable[[slice, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        """Run `advance(rows, state)`, which gives (outputs, next state), over each request's rows.
+
+        A block keeps the state as it is after its last row, so that a request which shares the block goes on from there.
+        """
+        outputs = []
+        for request, rows in self.step.requests():
+            state, pieces = zero, [(rows, -1)]
+            if self.storage is not None:
+                before, pieces = self._pieces(request, rows)
+                state = zero if before is None else self.storage[name][before].clone()
+            for piece, block in pieces:
+                out, state = advance(piece, state)
+                outputs.append(out)
+                if self.storage is not None:
+                    self.storage[name][block] = state
+        return torch.cat(outputs)
+
+    def _pieces(self, request: int, rows: slice) -> tuple[int | None, list[tuple[slice, int]]]:
+        """The block before a request's rows, or None, and the rows of each of its blocks."""
+        step = self.step
+        assert step.block_tables is not None
+        table, first, size = step.block_tables[request], step.first_positions[request], step.block_size
+        pieces, row = [], rows.start
+        while row < rows.stop:
+            position = first + row - rows.start
+            end = min(rows.stop, row + size - position % size)
+            pieces.append((slice(row, end), table[position // size]))
+            row = end
+        return (table[(first - 1) // size] if first else None), pieces
+
 
 class TorchOperations:
     """`freehold.ops` says what each does."""
@@ -71,10 +102,10 @@ class TorchOperations:
     def embedding(self, tokens: Tensor, table: Tensor) -> Tensor:
         return functional.embedding(tokens, table)
 
-    def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, num_heads: int) -> Tensor:
+    def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, num_heads: int, offset: float) -> Tensor:
         parts = x.float().unflatten(-1, (num_heads, -1))
         parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
-        return (parts if weight is None else parts * weight.float()).flatten(-2).to(x.dtype)
+        return (parts if weight is None else parts * (weight.float() + offset)).flatten(-2).to(x.dtype)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         return functional.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps).to(x.dtype)
@@ -168,6 +199,73 @@ class TorchOperations:
             selected.append(torch.zeros_like(ranks, dtype=torch.bool).scatter(-1, first, True))
         return selected
 
+    def gated_rms_norm(
+        self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, num_heads: int, activation: str
+    ) -> Tensor:
+        gate = gate.float()
+        gate = functional.silu(gate) if activation == "silu" else torch.sigmoid(gate)
+        return (self.rms_norm(x, weight, eps, num_heads, 0.0).float() * gate).to(x.dtype)
+
+    def short_convolution(self, x: Tensor, weight: Tensor, cache: LayerCache, state: str) -> Tensor:
+        channels, taps = weight.shape
+
+        def advance(rows: slice, before: Tensor) -> tuple[Tensor, Tensor]:
+            padded = torch.cat((before, x[rows].float()))
+            out = functional.conv1d(padded.T[None], weight.float()[:, None], groups=channels)[0].T
+            return functional.silu(out).to(x.dtype), padded[len(padded) - taps + 1 :]
+
+        return cache.carry(state, x.new_zeros(taps - 1, channels, dtype=torch.float32), advance)
+
+    def delta_rule(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        decay: Tensor,
+        beta: Tensor,
+        rate: Tensor,
+        decay_bias: Tensor,
+        cache: LayerCache,
+        num_key_heads: int,
+        tiled_heads: bool,
+    ) -> Tensor:
+        num_heads = beta.shape[-1]
+        heads = torch.arange(num_heads, device=q.device)
+        sharing = heads % num_key_heads if tiled_heads else heads // (num_heads // num_key_heads)
+        q, k = (x.float().unflatten(-1, (num_key_heads, -1))[:, sharing] for x in (q, k))
+        q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6) for x in (q, k))
+        q, values = q * q.shape[-1] ** -0.5, v.float().unflatten(-1, (num_heads, -1))
+        speed = functional.softplus(decay.float() + decay_bias.float()).unflatten(-1, (num_heads, -1))
+        kept = torch.exp(-torch.exp(rate.float())[:, None] * speed)  # (T, N, 1 or C)
+        strength = torch.sigmoid(beta.float())[..., None]
+
+        def advance(rows: slice, state: Tensor) -> tuple[Tensor, Tensor]:
+            outputs = []
+            for t in range(rows.start, rows.stop):
+                state = state * kept[t, :, :, None]
+                seen = torch.einsum("ncv,nc->nv", state, k[t])
+                state = state + torch.einsum("nc,nv->ncv", k[t], strength[t] * (values[t] - seen))
+                outputs.append(torch.einsum("ncv,nc->nv", state, q[t]))
+            return torch.stack(outputs).flatten(1).to(v.dtype), state
+
+        return cache.carry("state", q.new_zeros(num_heads, q.shape[-1], values.shape[-1]), advance)
+
+    def lightning_attention(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, slopes: tuple[float, ...]
+    ) -> Tensor:
+        queries, keys, values = (functional.silu(x.float()).unflatten(-1, (len(slopes), -1)) for x in (q, k, v))
+        kept = torch.exp(-torch.tensor(slopes, device=q.device))[:, None, None]
+
+        def advance(rows: slice, state: Tensor) -> tuple[Tensor, Tensor]:
+            outputs = []
+            for t in range(rows.start, rows.stop):
+                state = kept * state + torch.einsum("nc,nv->ncv", keys[t], values[t])
+                outputs.append(torch.einsum("ncv,nc->nv", state, queries[t]))
+            return torch.stack(outputs).flatten(1).to(q.dtype), state
+
+        size = queries.shape[-1]
+        return cache.carry("state", queries.new_zeros(len(slopes), size, size), advance)
+
     def swiglu(self, gate: Tensor, up: Tensor, glu: ops.Glu) -> Tensor:
         if glu.limit is not None:
             gate, up = gate.clamp(max=glu.limit), up.clamp(-glu.limit, glu.limit)
@@ -199,8 +297,8 @@ class TorchOperations:
     def sigmoid_gate(self, x: Tensor, gate: Tensor) -> Tensor:
         return x * torch.sigmoid(gate)
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
+    def add(self, x: Tensor, y: Tensor, x_scale: float, y_scale: float) -> Tensor:
+        return x * x_scale + y * y_scale if (x_scale, y_scale) != (1, 1) else x + y
 
     def select_rows(self, x: Tensor, rows: Sequence[int]) -> Tensor:
         return x[torch.tensor(rows, dtype=torch.int64, device=x.device)]

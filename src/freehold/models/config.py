@@ -23,6 +23,7 @@ class DecoderConfig:
     context_length: int
     norm_eps: float
     rope: Rope
+    norm_offset: float = 0.0  # added to the weights of norms
     qkv_bias: bool = False
     output_bias: bool = False  # of the projection after attention
     mlp_bias: bool = False
@@ -34,12 +35,17 @@ class DecoderConfig:
 
 
 def decoder_values(
-    settings: Settings, *, interleaved_rope: bool = False, rotary_share: float = 1.0, head_dim: int | None = None
+    settings: Settings,
+    *,
+    interleaved_rope: bool = False,
+    rotary_share: float = 1.0,
+    head_dim: int | None = None,
+    num_kv_heads: int | None = None,
 ) -> dict[str, Any]:
     """The fields of DecoderConfig as a file has them.
 
-    Unless the file says, `rotary_share` of a head's channels turn. `head_dim`: of the rope, where the file calls it
-    otherwise.
+    Unless the file says, `rotary_share` of a head's channels turn. `head_dim`, of the rope, and `num_kv_heads`
+    where the file has them otherwise.
 
     Raises ModelFileError when one is missing or absurd, UnsupportedError for what is not here.
     """
@@ -50,9 +56,9 @@ def decoder_values(
         "architecture": settings.require("model_type"),
         "num_layers": settings.size("num_hidden_layers"),
         "hidden_size": hidden_size,
-        "intermediate_size": settings.size("intermediate_size"),
+        "intermediate_size": settings.size("intermediate_size", settings.get("moe_intermediate_size")),
         "num_heads": num_heads,
-        "num_kv_heads": settings.size("num_key_value_heads", num_heads),
+        "num_kv_heads": num_kv_heads or settings.size("num_key_value_heads", num_heads),
         "head_dim": head_dim,
         "vocabulary_size": settings.size("vocab_size"),
         "context_length": settings.size("max_position_embeddings"),

@@ -77,9 +77,8 @@ def latent_values(settings: Settings, interleaved_rope: bool) -> dict[str, Any]:
     if rope["rope_type"] != "default" and rope.get("mscale_all_dim"):
         scale *= yarn_mscale(rope["factor"], rope["mscale_all_dim"]) ** 2
     latent_size = settings.size("kv_lora_rank")
-    values = decoder_values(settings, interleaved_rope=interleaved_rope, head_dim=rope_dim)
+    values = decoder_values(settings, interleaved_rope=interleaved_rope, head_dim=rope_dim, num_kv_heads=1)
     return values | {
-        "num_kv_heads": 1,
         "head_dim": latent_size + rope_dim,
         "query_rank": settings.count("q_lora_rank"),
         "latent_size": latent_size,
@@ -151,17 +150,17 @@ class Latent(Llama):
         """Attention of all keys, or of those `selected`."""
         c = self.config
         q = self.linear(residual, layer, "self_attn.q_b_proj" if c.query_rank else "self_attn.q_proj")
-        q = self.turn(q, batch, i, c.num_heads, first=c.plain_dim)
+        q = self.turn(q, batch, c.num_heads, first=c.plain_dim)
         latents = self.linear(x, layer, "self_attn.kv_a_proj")
         latents = ops.rms_norm(latents, layer["self_attn.kv_a_layernorm.weight"], LATENT_NORM_EPS)
-        rope_keys = self.turn(self.linear(x, layer, "self_attn.k_rope_proj"), batch, i, 1)
+        rope_keys = self.turn(self.linear(x, layer, "self_attn.k_rope_proj"), batch, 1)
         up = layer["self_attn.k_b_proj.weight"], layer["self_attn.v_b_proj.weight"]
         out = ops.latent_attention(
             q, latents, rope_keys, *up, batch.caches[i], scale=c.attention_scale, selected=selected
         )
         return self.linear(out, layer, "self_attn.o_proj")
 
-    def turn(self, x, batch, i, num_heads, first=0):
+    def turn(self, x, batch, num_heads, first=0):
         return ops.rope(x, batch.positions, self.config.rope, num_heads, first)
 
 

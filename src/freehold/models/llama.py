@@ -37,6 +37,8 @@ class Llama:
     gguf_names: Mapping[str, Any] = GGUF_NAMES
     # Published tensors that are taken apart: name in a layer -> how (see `models.parameters.Split`).
     splits: Mapping[str, Any] = {}
+    # Values that llama.cpp's converter changes: name in a layer -> what makes the published value of the file's.
+    gguf_values: Mapping[str, Any] = {}
     interleaved_rope = False  # as published
     dense = "mlp"  # what the feed-forward is called
     permuted_in_gguf = True  # llama.cpp's converter permutes the rows of q and k so that rope's pairs lie side by side
@@ -127,20 +129,23 @@ class Llama:
         return ops.add(x, self.feed_forward(h, layer, i))
 
     def norm(self, x, layer, name, num_heads=1):
-        return ops.rms_norm(x, layer[f"{name}.weight"], self.config.norm_eps, num_heads)
+        return ops.rms_norm(x, layer[f"{name}.weight"], self.config.norm_eps, num_heads, self.config.norm_offset)
 
     def linear(self, x, layer, name):
         return ops.linear(x, layer[f"{name}.weight"], layer.get(f"{name}.bias"))
 
     def attention(self, x, layer, batch, i):
+        return self.linear(self.mix(x, layer, batch, i), layer, "self_attn.o_proj")
+
+    def mix(self, x, layer, batch, i):
+        """What the queries gather: (T, N * H)."""
         c = self.config
         q, k, v = self.projections(x, layer, i)
         q = ops.rope(q, batch.positions, c.rope, c.num_heads)
         k = ops.rope(k, batch.positions, c.rope, c.num_kv_heads)
         heads = {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads}
         more = {"scale": c.head_dim**-0.5, "window": c.window(i), "sinks_N": self.sinks(layer)}
-        out = ops.attention(q, k, v, batch.caches[i], **heads, **more)
-        return self.linear(out, layer, "self_attn.o_proj")
+        return ops.attention(q, k, v, batch.caches[i], **heads, **more)
 
     def projections(self, x, layer, i):
         """Queries, keys and values before rope."""
@@ -160,5 +165,5 @@ class Llama:
     def logits(self, parameters, hidden):
         """Logits (rows, V) of some rows of hidden states."""
         head = "model.embed_tokens.weight" if self.config.tied_embeddings else "lm_head.weight"
-        hidden = ops.rms_norm(hidden, parameters["model.norm.weight"], self.config.norm_eps)
+        hidden = self.norm(hidden, parameters, "model.norm")
         return ops.linear(hidden, parameters[head], parameters.get("lm_head.bias"))

@@ -78,7 +78,7 @@ class Llama4(Experts, Llama):
             )
         )
 
-    def attention(self, x, layer, batch, i):
+    def mix(self, x, layer, batch, i):
         c = self.config
         q, k, v = self.projections(x, layer, i)
         if i in c.rope_layers:
@@ -91,5 +91,4 @@ class Llama4(Experts, Llama):
             q = ops.scale_by_position(q, batch.positions, *c.temperature)
         heads = {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads}
         chunk = c.chunk if i in c.rope_layers else None
-        out = ops.attention(q, k, v, batch.caches[i], **heads, scale=c.head_dim**-0.5, chunk=chunk)
-        return self.linear(out, layer, "self_attn.o_proj")
+        return ops.attention(q, k, v, batch.caches[i], **heads, scale=c.head_dim**-0.5, chunk=chunk)

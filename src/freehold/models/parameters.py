@@ -13,6 +13,7 @@ from typing import Any
 from freehold.errors import ModelFileError
 
 _EXPERT = re.compile(r"(?P<place>.*\.experts)\.(?P<number>\d+)\.(?P<name>.*)")
+_LAYER = re.compile(r"^model\.layers\.\d+\.")
 _WRAPPERS = ("model.language_model.", "language_model.model.", "language_model.")
 
 
@@ -60,6 +61,8 @@ class Split:
 
 def _take_apart(tensor: Any, shapes: list[tuple[int, ...]], groups: int) -> list[Any]:
     """Rows are the last axis but one of matrices, the last of biases."""
+    if len(tensor.shape) > len(shapes[0]):
+        tensor = tensor.reshape(_without_ones(tensor.shape))
     axis = len(shapes[0]) - (1 if len(shapes[0]) == 1 or tensor.name.endswith("bias") else 2)
     rows = [shape[axis] for shape in shapes]
     if len(tensor.shape) != len(shapes[0]) or sum(rows) != tensor.shape[axis]:
@@ -70,7 +73,10 @@ def _take_apart(tensor: Any, shapes: list[tuple[int, ...]], groups: int) -> list
 def named_parameters(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's tensors by the model's names."""
     names = dict(_gguf_names(model))
-    renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
+    renamed = {}
+    for name, tensor in tensors.items():
+        change = model.gguf_values.get(_LAYER.sub("", names[name])) if name in names else None
+        renamed[names.get(name, name)] = tensor.map(change) if change else tensor
     stacked = _stack_experts({_unwrapped(name): tensor for name, tensor in renamed.items()})
     parts = _split(model, stacked)
     for name, shape in model.parameter_shapes().items():

@@ -25,8 +25,22 @@ def qwen_experts(settings: Settings, normalize: bool = False) -> dict[str, Any]:
     return experts_values(settings, router, layers)
 
 
-class Qwen2Moe(Experts, Qwen2):
+class GatedShared(Experts):
+    """Experts beside one that every token passes, which has a gate."""
+
     shared = "mlp.shared_expert"
+
+    def feed_forward_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
+        shapes = super().feed_forward_shapes(i)
+        if i in self.config.sparse_layers:
+            shapes["mlp.shared_expert_gate.weight"] = (1, self.config.hidden_size)
+        return shapes
+
+    def shared_experts(self, x, layer):
+        return ops.sigmoid_gate(super().shared_experts(x, layer), self.linear(x, layer, "mlp.shared_expert_gate"))
+
+
+class Qwen2Moe(GatedShared, Qwen2):
     gguf_names = (
         Qwen2.gguf_names
         | {name: ours.replace("shared_experts", "shared_expert") for name, ours in EXPERTS_GGUF_NAMES.items()}
@@ -38,15 +52,6 @@ class Qwen2Moe(Experts, Qwen2):
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
         windows = {"qkv_bias": settings.flag("qkv_bias", True), "windows": optional_windows(settings)}
         return cls(ExpertsConfig(**values | windows, **qwen_experts(settings)))
-
-    def feed_forward_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
-        shapes = super().feed_forward_shapes(i)
-        if i in self.config.sparse_layers:
-            shapes["mlp.shared_expert_gate.weight"] = (1, self.config.hidden_size)
-        return shapes
-
-    def shared_experts(self, x, layer):
-        return ops.sigmoid_gate(super().shared_experts(x, layer), self.linear(x, layer, "mlp.shared_expert_gate"))
 
 
 class Qwen3Moe(Experts, Qwen3):

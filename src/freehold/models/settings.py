@@ -9,7 +9,10 @@ from freehold.errors import ModelFileError, UnsupportedError
 # Other spellings of one thing in config.json files.
 ALIASES = {
     "num_experts": ("n_routed_experts", "num_local_experts", "moe_num_experts"),
-    "num_experts_per_tok": ("moe_k", "moe_topk"),
+    "num_experts_per_tok": ("moe_k", "moe_topk", "num_experts_per_token"),
+    "norm_topk_prob": ("moe_renormalize",),
+    "n_group": ("num_expert_group",),
+    "max_position_embeddings": ("model_max_length",),
     "num_shared_experts": ("n_shared_experts", "moe_num_shared_experts"),
     "rms_norm_eps": ("norm_eps",),
 }
@@ -50,6 +53,7 @@ GGUF_KEYS = {
     "ssm.time_step_rank": "linear_num_value_heads",
     "ssm.inner_size": "linear_value_size",
     "full_attention_interval": "full_attention_interval",
+    "kda.head_dim": "linear_head_dim",
 }
 
 

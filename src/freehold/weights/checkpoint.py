@@ -1,7 +1,7 @@
 """A checkpoint as named tensors: their bytes where they lie in the mapped file, and the metadata beside them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,11 @@ class Tensor:
     def reshape(self, shape: tuple[int, ...]) -> "Tensor":
         """The same values in another shape whose last axis holds whole blocks."""
         return replace(self, shape=shape)
+
+    def map(self, change: Callable[[Any], Any]) -> "Tensor":
+        """The float32 values that `change` makes of these, an array of the same shape."""
+        values = change(self.dequantize())
+        return replace(self._copy(self.shape, values), format="F32")
 
     def stack(self, name: str, others: "Sequence[Tensor]") -> "StackedTensor":
         """This one and others of its shape along a new first axis."""
