@@ -69,7 +69,7 @@ def embedding(tokens_T: Value, table_VD: Value) -> Value:
 
 
 def rms_norm(x_TD: Value, weight_H: Value | None, eps: float, num_heads: int = 1, offset: float = 0.0) -> Value:
-    """x / sqrt(mean(x^2) + eps) * (weight + offset), for each of `num_heads` parts of a row (Zhang and Sennrich 2019): (T, D).
+    """x / sqrt(mean(x^2) + eps) * (weight + offset) (Zhang and Sennrich 2019), in `num_heads` parts of a row: (T, D).
 
     The parts are equal and share the weight: D = num_heads * H. None: there is no weight.
     """
@@ -157,8 +157,8 @@ def latent_attention(
     """Multi-head latent attention (DeepSeek-AI 2024), causal: (T, N * H) with H the size of a value.
 
     Writes `latents_TR` and `rope_keys` (T, P) as "latents" and "rope_keys" into the layer's cache. `q` is
-    (T, N * (C + P)), each head's plain channels before those with rope. `key_up` (N, R, C) and `value_up` (N, H, R) make
-    a head's keys and values of the latents: key = [key_up^T latent, rope key], value = value_up latent. Where the
+    (T, N * (C + P)), each head's plain channels before those with rope. `key_up` (N, R, C) and `value_up` (N, H, R)
+    make a head's keys and values of the latents: key = [key_up^T latent, rope key], value = value_up latent. Where the
     attention is computed (on latents, with key_up absorbed by the query, or on keys) is the executor's choice.
     `selected` (of `select_keys`): each query sees those keys only.
     """
@@ -182,8 +182,8 @@ def select_keys(q: Value, k_TH: Value, weights_TN: Value, cache: Value, *, top_k
 def short_convolution(x_TC: Value, weight_CK: Value, cache: Value, state: str) -> Value:
     """silu of a causal convolution over a request's rows, channel by channel: (T, C).
 
-    y_t = silu(sum_k weight[:, k] * x_(t - K + 1 + k)), rows before the first being zero. The last K - 1 rows are kept in
-    the layer's cache as `state`.
+    y_t = silu(sum_k weight[:, k] * x_(t - K + 1 + k)), rows before the first being zero. The last K - 1 rows are kept
+    in the layer's cache as `state`.
     """
     _expect("short_convolution", "channels", x_TC.shape[-1], weight_CK.shape[0])
     return _call("short_convolution", x_TC, weight_CK, cache, state)
@@ -206,7 +206,7 @@ def delta_rule(
 
     Each of N heads keeps a state S (C, V) in the layer's cache ("state", float32), zero before the first row. For each
     row: S <- exp(g) S; S <- S + k (sigmoid(beta) (v - S^T k))^T; out = S^T q / sqrt(C), where q and k (T, M * C, of M
-    key heads) are divided by sqrt(sum of squares + 1e-6) head by head, and g = -exp(rate) * softplus(decay + decay_bias)
+    key heads) are divided by sqrt(sum of squares + 1e-6) head by head, and g = -exp(rate) softplus(decay + decay_bias)
     with `decay` (T, N) or (T, N * C), one value for each row of S. Head j uses key head j // (N / M), or j % M if
     `tiled_heads`.
     """

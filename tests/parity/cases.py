@@ -57,6 +57,7 @@ MROPE = dict(
     rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5, mrope_section=[3, 3, 2], mrope_interleaved=True
 )
 KIMI_LINEAR = dict(
+    num_experts=16,
     q_lora_rank=None,
     linear_head_dim=12,
     linear_num_heads=6,

@@ -65,7 +65,7 @@ class LayerCache:
     def carry(self, name: str, zero: Tensor, advance: Callable[[slice, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         """Run `advance(rows, state)`, which gives (outputs, next state), over each request's rows.
 
-        A block keeps the state as it is after its last row, so that a request which shares the block goes on from there.
+        A block keeps the state as it is after its last row: a request that shares the block goes on from there.
         """
         outputs = []
         for request, rows in self.step.requests():

@@ -54,6 +54,10 @@ class KimiLinear(DeepSeek):
     gguf_names = (
         DeepSeek.gguf_names | DELTA_GGUF_NAMES | {name: published(usual) for name, usual in EXPERTS_GGUF_NAMES.items()}
     )
+    # As transformers saves them.
+    aliases: Mapping[str, str] = {
+        f"block_sparse_moe.{name}_proj.weight": f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")
+    }
     gguf_values: Mapping[str, Any] = {"self_attn.A_log": lambda rate: numpy.log(-rate)}
 
     @classmethod

@@ -37,6 +37,8 @@ class Llama:
     gguf_names: Mapping[str, Any] = GGUF_NAMES
     # Published tensors that are taken apart: name in a layer -> how (see `models.parameters.Split`).
     splits: Mapping[str, Any] = {}
+    # Other names under which a parameter is published: name in a layer -> the usual one.
+    aliases: Mapping[str, str] = {}
     # Values that llama.cpp's converter changes: name in a layer -> what makes the published value of the file's.
     gguf_values: Mapping[str, Any] = {}
     interleaved_rope = False  # as published

@@ -14,7 +14,7 @@ from freehold.errors import ModelFileError
 
 _EXPERT = re.compile(r"(?P<place>.*\.experts)\.(?P<number>\d+)\.(?P<name>.*)")
 _LAYER = re.compile(r"^model\.layers\.\d+\.")
-_WRAPPERS = ("model.language_model.", "language_model.model.", "language_model.")
+_WRAPPERS = {"model.language_model.": "model.", "language_model.model.": "model.", "language_model.": ""}
 
 
 class Parameters:
@@ -77,7 +77,7 @@ def named_parameters(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
     for name, tensor in tensors.items():
         change = model.gguf_values.get(_LAYER.sub("", names[name])) if name in names else None
         renamed[names.get(name, name)] = tensor.map(change) if change else tensor
-    stacked = _stack_experts({_unwrapped(name): tensor for name, tensor in renamed.items()})
+    stacked = _stack_experts({_published(model, name): tensor for name, tensor in renamed.items()})
     parts = _split(model, stacked)
     for name, shape in model.parameter_shapes().items():
         if name in parts and parts[name].shape != shape and _without_ones(parts[name].shape) == _without_ones(shape):
@@ -95,13 +95,14 @@ def _gguf_names(model: Any) -> Iterator[tuple[str, str]]:
             yield gguf_name.format(i=i), name.format(i=i)
 
 
-def _unwrapped(name: str) -> str:
-    """The name in the language model, of a checkpoint that wraps it together with others."""
-    for wrapper in _WRAPPERS:
+def _published(model: Any, name: str) -> str:
+    """The name that the model goes by: that in the language model of a checkpoint which wraps one, its usual form."""
+    for wrapper, usual in _WRAPPERS.items():
         if name.startswith(wrapper):
-            rest = name.removeprefix(wrapper)
-            return rest if wrapper == "language_model." else f"model.{rest}"
-    return name
+            name = usual + name.removeprefix(wrapper)
+            break
+    layer = _LAYER.match(name)
+    return layer[0] + model.aliases.get(name[layer.end() :], name[layer.end() :]) if layer else name
 
 
 def _stack_experts(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Qwen3-Next and Qwen3.5 (text): most layers keep a fixed state by the gated delta rule, the others attend with a gate.
 
-Papers: Yang et al. 2025 (gated delta networks), Qwen team 2025 and 2026. Checkpoints: Qwen3-Next-80B-A3B, Qwen3-Coder-Next
-(`qwen3_next`); Qwen3.5 0.8B to 27B (`qwen3_5`), 35B-A3B and larger (`qwen3_5_moe`), Qwen3.6, Qwen3.8.
+Papers: Yang et al. 2025 (gated delta networks), Qwen team 2025 and 2026. Checkpoints: Qwen3-Next-80B-A3B,
+Qwen3-Coder-Next (`qwen3_next`); Qwen3.5 0.8B to 27B (`qwen3_5`), 35B-A3B and larger (`qwen3_5_moe`), Qwen3.6, Qwen3.8.
 Norms are published as their distance from one, but for those behind the delta rule. Text alone has one position for all
 three sections of Qwen3.5's rope. Reference: transformers `models/qwen3_next`, `models/qwen3_5`, `models/qwen3_5_moe`.
 """
