@@ -14,7 +14,7 @@ from freehold.engine.memory import available_memory, budget_kv_blocks
 from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, SamplingParams, TokenEvent
 from freehold.errors import EngineError, MemoryBudgetError, RequestError, TemplateError
 from freehold.executors.choice import choose
-from freehold.executors.native import NativeExecutor, memory_plan, native_sampler
+from freehold.executors.native import memory_plan, native_sampler
 from freehold.models.registry import model_for
 from freehold.store.references import StoredModel, resolve
 from freehold.text.detokenizer import Detokenizer
@@ -444,7 +444,7 @@ def load(
     plan = choice.plan(model, checkpoint)
     fixed = plan.weights_bytes + plan.activations_bytes
     available = (choice.available_bytes or available_memory)()
-    num_blocks = budget_kv_blocks(fixed, plan.block_bytes, choice.block_size, context, available)
+    num_blocks = budget_kv_blocks(fixed, plan.block_bytes, plan.block_size, context, available)
     text = _Background(lambda: _text_of(checkpoint))  # made ready while the weights are repacked
     runner = choice.make(model, checkpoint, num_blocks)
     tokenizer, template = text.result()
@@ -452,8 +452,8 @@ def load(
         tokens, rows = tokenizer.vocab_size, config.vocabulary_size
         raise RequestError(f"{stored.path}: {tokens} tokens in the vocabulary, {rows} rows in the embedding")
     engine = Engine(runner, native_sampler, context=context)
-    info = _info(stored, checkpoint, model, context, plan, choice.block_size)
-    info |= {"executor": executor, **runner.info, "kv_tokens": num_blocks * choice.block_size}
+    info = _info(stored, checkpoint, model, context, plan)
+    info |= {"executor": executor, **runner.info, "kv_tokens": num_blocks * plan.block_size}
     return Model(tokenizer, template, runner, engine, info)
 
 
@@ -502,19 +502,17 @@ def describe(ref: str | None = None, *, context: int | None = None, kv_format: s
     model = model_for(checkpoint)
     context = _check_context(context, model.config.context_length)
     plan = memory_plan(model, checkpoint, kv_format=kv_format)
-    return _info(stored, checkpoint, model, context, plan, NativeExecutor.block_size)
+    return _info(stored, checkpoint, model, context, plan)
 
 
-def _info(
-    stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any, block_size: int
-) -> dict[str, Any]:
+def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any) -> dict[str, Any]:
     metadata, config = checkpoint.metadata, model.config
     template = metadata.get("tokenizer.chat_template")
     formats: dict[str, Counter[str]] = {}
     for name, tensor in checkpoint.tensors.items():
         kind = ".".join(part for part in name.split(".") if part not in ("blk", "weight") and not part.isdigit())
         formats.setdefault(kind, Counter())[tensor.format] += 1
-    kv_bytes_per_token = plan.block_bytes // block_size
+    kv_bytes_per_token = plan.block_bytes // plan.block_size
     return {
         "name": metadata.get("general.name", stored.name),
         "file": str(stored.path),

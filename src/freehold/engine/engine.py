@@ -44,7 +44,7 @@ class Engine:
             max_rows=executor.max_rows,
             max_logit_rows=executor.max_logit_rows,
             max_requests=max_requests,
-            copy_block=executor.copy_block,
+            copy_block=None if executor.keeps_states else executor.copy_block,
         )
         self._changed = threading.Condition()
         self._submitted: deque[Request] = deque()

@@ -21,6 +21,7 @@ class Executor(Protocol):
     max_rows: int  # of one step
     max_logit_rows: int
     vocabulary_size: int
+    keeps_states: bool  # a block also holds the state after its last token, so that only whole blocks are worth sharing
 
     def run(self, batch: Batch) -> None:
         """Run one step; its logits stay inside until the next."""

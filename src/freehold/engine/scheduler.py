@@ -24,7 +24,7 @@ class Scheduler:
         max_rows: int,
         max_logit_rows: int,
         max_requests: int,
-        copy_block: Callable[[int, int], None],
+        copy_block: Callable[[int, int], None] | None,
     ):
         self.pool = pool
         self.max_rows = max_rows
@@ -91,14 +91,14 @@ class Scheduler:
             self.running.append(self.waiting.popleft())
 
     def _use_cached(self, request: Request) -> None:
-        """Count what the matched blocks hold, and copy what the next has in common with a cached one.
+        """Count what the matched blocks hold, and copy what the next has in common with a cached one, where it can be.
 
         The last token is always computed, for its logits.
         """
         request.num_computed = len(request.blocks) * self.pool.block_size
         parent = request.hashes[-1] if request.hashes else self.pool.root(request.salt)
         rest = request.tokens[request.num_computed : -1][: self.pool.block_size]
-        partial = self.pool.copy_partial(parent, rest, self.copy_block)
+        partial = self.pool.copy_partial(parent, rest, self.copy_block) if self.copy_block else None
         if partial:
             request.blocks.append(partial[0])
             request.num_computed += partial[1]

@@ -18,7 +18,6 @@ class Choice:
 
     plan: Callable[[Any, Any], Any]
     make: Callable[[Any, Any, int], Any]
-    block_size: int
     available_bytes: Callable[[], int] | None = None
 
 
@@ -41,7 +40,6 @@ def _native(device: str, options: Mapping[str, Any], threads: int | None) -> Cho
         make=lambda model, checkpoint, num_blocks: native.NativeExecutor(
             model, checkpoint, num_blocks=num_blocks, threads=threads, **options
         ),
-        block_size=native.NativeExecutor.block_size,
     )
 
 
@@ -62,6 +60,5 @@ def _torch(device: str, dtype: str | None, threads: int | None, kv_format: str) 
         make=lambda model, checkpoint, num_blocks: executor.TorchExecutor(
             model, checkpoint, num_blocks=num_blocks, threads=threads, **options
         ),
-        block_size=executor.TorchExecutor.block_size,
         available_bytes=None if place.type == "cpu" else lambda: executor.available_device_memory(device),
     )

@@ -283,7 +283,8 @@ class MemoryPlan:
 
     weights_bytes: int
     activations_bytes: int
-    block_bytes: int  # of one KV block of `NativeExecutor.block_size` tokens
+    block_bytes: int  # of one KV block
+    block_size: int = _native.KV_BLOCK  # tokens of a block
 
 
 def memory_plan(
@@ -340,6 +341,7 @@ class NativeExecutor:
     """Runs steps of one model; see `engine.executor.Executor` for the face that the engine uses."""
 
     block_size = _native.KV_BLOCK
+    keeps_states = False
     max_logit_rows = MAX_LOGIT_ROWS
 
     def __init__(

@@ -34,7 +34,8 @@ class MemoryPlan:
 
     weights_bytes: int
     activations_bytes: int
-    block_bytes: int  # of one KV block of `TorchExecutor.block_size` tokens
+    block_bytes: int  # of one block of the cache
+    block_size: int  # tokens of a block
 
 
 def check_device(device: str) -> torch.device:
@@ -75,15 +76,15 @@ def memory_plan(
     rows = max_rows * 4 * (8 * config.hidden_size + 4 * min(widest, 8 * config.hidden_size))
     scores = 4 * max_rows * config.num_heads * min(config.context_length, 8192)
     logits = 4 * MAX_LOGIT_ROWS * config.vocabulary_size
-    block = sum(item * TorchExecutor.block_size * width + 4 * states for width, states in _cache_sizes(model))
-    return MemoryPlan(weights, rows + scores + logits, block)
+    size, specs = block_size(model), model.caches()
+    tokens = sum(width for spec in specs for width in spec.tokens.values())
+    states = sum(_count(shape) for spec in specs for shape in spec.states.values())
+    return MemoryPlan(weights, rows + scores + logits, item * size * tokens + 4 * states, size)
 
 
-def _cache_sizes(model: Any) -> list[tuple[int, int]]:
-    """For each layer, elements kept for each token and for each block."""
-    return [
-        (sum(spec.tokens.values()), sum(_count(shape) for shape in spec.states.values())) for spec in model.caches()
-    ]
+def block_size(model: Any) -> int:
+    """Tokens of a block: more where a block also keeps a state, which is as large as many tokens' keys and values."""
+    return 256 if any(spec.states for spec in model.caches()) else 32
 
 
 def _count(shape: Sequence[int]) -> int:
@@ -134,7 +135,6 @@ class TorchExecutor:
     those of the whole process.
     """
 
-    block_size = 32
     max_logit_rows = MAX_LOGIT_ROWS
 
     def __init__(
@@ -153,6 +153,8 @@ class TorchExecutor:
                 raise RequestError(f"threads: expected 1 to 1024, got {threads}")
             torch.set_num_threads(threads)
         self.num_blocks, self.max_rows, self.vocabulary_size = num_blocks, max_rows, model.config.vocabulary_size
+        self.block_size = block_size(model)
+        self.keeps_states = any(spec.states for spec in model.caches())
         self.device = check_device(device)
         self._model = model
         self.parameters = load_parameters(model, checkpoint, device=device, dtype=dtype)
@@ -169,13 +171,11 @@ class TorchExecutor:
 
     def _make_cache(self, spec: ops.CacheSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """A layer's memory: (blocks, block size, width) for what tokens leave, (blocks, *shape) for states."""
-        place = {"device": self.device}
+        blocks, size, device = self.num_blocks, self.block_size, self.device
         tokens = {
-            name: torch.zeros(self.num_blocks, self.block_size, width, dtype=dtype, **place)
-            for name, width in spec.tokens.items()
+            name: torch.zeros((blocks, size, width), dtype=dtype, device=device) for name, width in spec.tokens.items()
         }
-        states = {name: torch.zeros(self.num_blocks, *shape, **place) for name, shape in spec.states.items()}
-        return tokens | states
+        return tokens | {name: torch.zeros((blocks, *shape), device=device) for name, shape in spec.states.items()}
 
     @torch.inference_mode()
     def run(self, batch: Any) -> None:

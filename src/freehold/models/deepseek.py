@@ -103,7 +103,6 @@ def dense_first(settings: Settings, default: int) -> list[int]:
 class Latent(Llama):
     """A decoder with latent attention."""
 
-    config: LatentConfig
     permuted_in_gguf = False
     interleaved_rope = True
     splits: Mapping[str, Any] = LATENT_SPLITS

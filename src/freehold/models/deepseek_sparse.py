@@ -38,7 +38,6 @@ class SparseConfig(LatentConfig):
 
 
 class DeepSeekSparse(DeepSeek):
-    config: SparseConfig
     gguf_names = DeepSeek.gguf_names | INDEX_GGUF_NAMES
     index_rope_interleaved = False
 

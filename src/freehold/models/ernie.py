@@ -19,4 +19,5 @@ class Ernie(Llama):
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
         bias = settings.flag("use_bias", values["qkv_bias"])
-        return cls(DecoderConfig(**values | {"qkv_bias": bias, "output_bias": bias, "mlp_bias": bias}))
+        values |= {"qkv_bias": bias, "output_bias": bias, "mlp_bias": bias}
+        return cls(DecoderConfig(**values))

@@ -25,9 +25,9 @@ class ErnieMoe(Experts, Ernie):
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
         bias = settings.flag("use_bias", values["qkv_bias"])
-        biases = {"qkv_bias": bias, "output_bias": bias, "mlp_bias": bias}
+        values |= {"qkv_bias": bias, "output_bias": bias, "mlp_bias": bias}
         router = ops.Router(settings.size("num_experts_per_tok"), least_sum=settings.number("moe_norm_min", 1e-12))
-        return cls(ExpertsConfig(**values | biases, **experts_values(settings, router, sparse_layers(settings))))
+        return cls(ExpertsConfig(**values, **experts_values(settings, router, sparse_layers(settings))))
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         head = {"lm_head.bias": (self.config.vocabulary_size,)} if self.config.mlp_bias else {}

@@ -7,6 +7,7 @@ from typing import Any
 from freehold import ops
 from freehold.errors import ModelFileError
 from freehold.models.config import DecoderConfig
+from freehold.models.llama import Llama
 from freehold.models.settings import Settings
 
 
@@ -69,13 +70,12 @@ EXPERTS_GGUF_NAMES = {
 }
 
 
-class Experts:
+class Experts(Llama):
     """Mixed into a decoder: its sparse layers add up routed experts and, where there are some, shared ones.
 
     The attributes are names in the published checkpoint, below the layer.
     """
 
-    config: ExpertsConfig
     routing = "mlp.gate"
     correction: str | None = None
     routed = "mlp.experts"

@@ -15,6 +15,7 @@ from freehold.models.experts import (
     bias_corrected_router,
     experts_values,
 )
+from freehold.models.llama import Llama
 from freehold.models.qwen3 import Qwen3
 from freehold.models.settings import Settings
 
@@ -25,7 +26,6 @@ class GlmMoeConfig(ExpertsConfig):
 
 
 class GlmMoe(Experts, Qwen3):
-    config: GlmMoeConfig
     correction = "mlp.gate.e_score_correction_bias"
     gguf_names = (
         Qwen3.gguf_names
@@ -43,7 +43,7 @@ class GlmMoe(Experts, Qwen3):
         return cls(GlmMoeConfig(**values, **experts, qk_norm=settings.flag("use_qk_norm")))
 
     def attention_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
-        return (super() if self.config.qk_norm else super(Qwen3, self)).attention_shapes(i)
+        return super().attention_shapes(i) if self.config.qk_norm else Llama.attention_shapes(self, i)
 
     def projections(self, x, layer, i):
-        return (super() if self.config.qk_norm else super(Qwen3, self)).projections(x, layer, i)
+        return super().projections(x, layer, i) if self.config.qk_norm else Llama.projections(self, x, layer, i)

@@ -11,7 +11,7 @@ from typing import Self
 from freehold import ops
 from freehold.models.config import decoder_values, window_of_each_layer
 from freehold.models.experts import Experts, ExpertsConfig, experts_values
-from freehold.models.llama import GGUF_NAMES, Llama
+from freehold.models.llama import GGUF_NAMES
 from freehold.models.parameters import Split
 from freehold.models.settings import Settings
 
@@ -32,8 +32,7 @@ class GptOssConfig(ExpertsConfig):
     glu: ops.Glu
 
 
-class GptOss(Experts, Llama):
-    config: GptOssConfig
+class GptOss(Experts):
     permuted_in_gguf = False
     routing = "mlp.router"
     splits = SPLITS

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy
-
 from freehold import ops
 from freehold.models.deepseek import DeepSeek, LatentConfig, dense_first, latent_values
 from freehold.models.experts import EXPERTS_GGUF_NAMES, bias_corrected_router, experts_values
 from freehold.models.minimax_m2 import published
+from freehold.models.qwen_next import logarithm_of_rate
 from freehold.models.settings import Settings
 
 CONVOLVED = ("q", "k", "v")
@@ -45,7 +44,6 @@ class KimiLinearConfig(LatentConfig):
 
 
 class KimiLinear(DeepSeek):
-    config: KimiLinearConfig
     routing = "block_sparse_moe.gate"
     correction = "block_sparse_moe.gate.e_score_correction_bias"
     routed = "block_sparse_moe.experts"
@@ -58,7 +56,7 @@ class KimiLinear(DeepSeek):
     aliases: Mapping[str, str] = {
         f"block_sparse_moe.{name}_proj.weight": f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")
     }
-    gguf_values: Mapping[str, Any] = {"self_attn.A_log": lambda rate: numpy.log(-rate)}
+    gguf_values: Mapping[str, Any] = {"self_attn.A_log": logarithm_of_rate}
 
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:

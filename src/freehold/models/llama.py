@@ -34,7 +34,8 @@ GGUF_NAMES = {
 
 
 class Llama:
-    gguf_names: Mapping[str, Any] = GGUF_NAMES
+    config: Any  # a DecoderConfig, or what a family derives from it
+    gguf_names: dict[str, str] = GGUF_NAMES
     # Published tensors that are taken apart: name in a layer -> how (see `models.parameters.Split`).
     splits: Mapping[str, Any] = {}
     # Other names under which a parameter is published: name in a layer -> the usual one.
@@ -60,8 +61,8 @@ class Llama:
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
-        biases = {"output_bias": settings.flag("attention_bias"), "mlp_bias": settings.flag("mlp_bias")}
-        return cls(DecoderConfig(**values | biases))
+        values |= {"output_bias": values["qkv_bias"], "mlp_bias": settings.flag("mlp_bias")}
+        return cls(DecoderConfig(**values))
 
     # Parameters.
 
@@ -151,7 +152,9 @@ class Llama:
 
     def projections(self, x, layer, i):
         """Queries, keys and values before rope."""
-        return [self.linear(x, layer, f"self_attn.{name}_proj") for name in "qkv"]
+        q = self.linear(x, layer, "self_attn.q_proj")
+        k = self.linear(x, layer, "self_attn.k_proj")
+        return q, k, self.linear(x, layer, "self_attn.v_proj")
 
     def sinks(self, layer):
         return None

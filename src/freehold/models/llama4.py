@@ -5,17 +5,27 @@ Layers without rope see all keys, their queries scaled up with the position (Nak
 Reference: transformers `models/llama4/modeling_llama4.py`, `Llama4ForCausalLM`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from freehold import ops
 from freehold.models.config import decoder_values
 from freehold.models.experts import EXPERTS_GGUF_NAMES, Experts, ExpertsConfig, experts_values
-from freehold.models.llama import GGUF_NAMES, Llama
+from freehold.models.llama import GGUF_NAMES
 from freehold.models.parameters import Split
 from freehold.models.settings import Settings
 
+
+def in_llama4(name: str) -> str:
+    """The name as Llama 4 has it: its feed-forwards are called so."""
+    return (
+        name.replace(".mlp.gate.", ".mlp.router.")
+        .replace("shared_experts", "shared_expert")
+        .replace(".mlp.", ".feed_forward.")
+    )
+
+
+LLAMA4_GGUF_NAMES = {name: in_llama4(ours) for name, ours in (GGUF_NAMES | EXPERTS_GGUF_NAMES).items()}
 SPLITS = {
     "feed_forward.experts.gate_up_proj": Split(
         ("feed_forward.experts.gate_proj.weight", "feed_forward.experts.up_proj.weight"), transposed=True
@@ -32,17 +42,7 @@ class Llama4Config(ExpertsConfig):
     temperature: tuple[float, float] | None  # (scale, tokens between two steps) of queries without rope
 
 
-def in_llama4(name: str) -> str:
-    """The name as Llama 4 has it: its feed-forwards are called so."""
-    return (
-        name.replace(".mlp.gate.", ".mlp.router.")
-        .replace("shared_experts", "shared_expert")
-        .replace(".mlp.", ".feed_forward.")
-    )
-
-
-class Llama4(Experts, Llama):
-    config: Llama4Config
+class Llama4(Experts):
     interleaved_rope = True
     permuted_in_gguf = False
     dense = "feed_forward"
@@ -50,14 +50,15 @@ class Llama4(Experts, Llama):
     routed = "feed_forward.experts"
     shared = "feed_forward.shared_expert"
     splits = SPLITS
-    gguf_names: Mapping[str, str] = {name: in_llama4(ours) for name, ours in (GGUF_NAMES | EXPERTS_GGUF_NAMES).items()}
+    gguf_names = LLAMA4_GGUF_NAMES
 
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
         # The dense layers of a file have a width of their own; `intermediate_size` is that of the experts.
         dense = settings.size("intermediate_size" if settings.is_gguf else "intermediate_size_mlp")
         size = settings.size("moe_intermediate_size" if settings.is_gguf else "intermediate_size")
-        values = decoder_values(settings, interleaved_rope=interleaved_rope) | {"intermediate_size": dense}
+        values = decoder_values(settings, interleaved_rope=interleaved_rope)
+        values |= {"intermediate_size": dense, "output_bias": values["qkv_bias"]}
         num_layers, every = values["num_layers"], settings.size("no_rope_layer_interval", 4)
         with_rope = settings.layers("no_rope_layers", num_layers) or [(i + 1) % every for i in range(num_layers)]
         step = settings.size("interleave_moe_layer_step", 1)
@@ -65,15 +66,17 @@ class Llama4(Experts, Llama):
             settings.size("num_experts_per_tok", 1), scoring="sigmoid", normalize=False, scales_inputs=True
         )
         sparse = settings.get("moe_layers") or range(step - 1, num_layers, step)
-        experts = experts_values(settings, router, sparse, expert_size=size) | {"shared_size": size}
+        experts = experts_values(settings, router, sparse, expert_size=size)
+        experts["shared_size"] = size
         scale = settings.number("attn_scale", 0.1), settings.number("floor_scale", 8192)
         return cls(
             Llama4Config(
-                **values | {"output_bias": values["qkv_bias"]},
+                **values,
                 **experts,
                 rope_layers=frozenset(i for i in range(num_layers) if with_rope[i]),
                 chunk=settings.get("attention_chunk_size"),
-                qk_norm=settings.flag("use_qk_norm", True),
+                # Maverick, of 128 experts, has no such norm; GGUF files do not say so.
+                qk_norm=settings.flag("use_qk_norm", not (settings.is_gguf and experts["num_experts"] == 128)),
                 temperature=scale if settings.flag("attn_temperature_tuning", True) else None,
             )
         )

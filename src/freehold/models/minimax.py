@@ -12,7 +12,7 @@ from typing import Self
 from freehold import ops
 from freehold.models.config import decoder_values
 from freehold.models.experts import EXPERTS_GGUF_NAMES, Experts, ExpertsConfig, experts_values
-from freehold.models.llama import GGUF_NAMES, Llama
+from freehold.models.llama import GGUF_NAMES
 from freehold.models.minimax_m2 import published
 from freehold.models.parameters import Split
 from freehold.models.settings import Settings
@@ -40,8 +40,7 @@ class MiniMaxConfig(ExpertsConfig):
         return tuple(2 ** (-8 * (head + 1) / self.num_heads) * share for head in range(self.num_heads))
 
 
-class MiniMax(Experts, Llama):
-    config: MiniMaxConfig
+class MiniMax(Experts):
     permuted_in_gguf = False
     splits = SPLITS
     routing = "block_sparse_moe.gate"

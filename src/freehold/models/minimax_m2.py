@@ -8,7 +8,7 @@ from typing import Self
 from freehold import ops
 from freehold.models.config import decoder_values
 from freehold.models.experts import EXPERTS_GGUF_NAMES, Experts, ExpertsConfig, experts_values
-from freehold.models.llama import GGUF_NAMES, Llama
+from freehold.models.llama import GGUF_NAMES
 from freehold.models.olmo2 import WholeNorm
 from freehold.models.qwen3 import QK_NORM_NAMES
 from freehold.models.settings import Settings
@@ -30,7 +30,7 @@ def published(name: str) -> str:
     return name
 
 
-class MiniMaxM2(Experts, WholeNorm, Llama):
+class MiniMaxM2(Experts, WholeNorm):
     permuted_in_gguf = False
     routing = "block_sparse_moe.gate"
     correction = "block_sparse_moe.e_score_correction_bias"

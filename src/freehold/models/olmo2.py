@@ -9,7 +9,7 @@ from freehold.models.llama import GGUF_NAMES, Llama
 from freehold.models.qwen3 import QK_NORM_NAMES
 
 
-class WholeNorm:
+class WholeNorm(Llama):
     """Mixed into a decoder: the projections of q and k are normalized, each as a whole."""
 
     def attention_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
@@ -23,7 +23,7 @@ class WholeNorm:
         return self.norm(q, layer, "self_attn.q_norm"), self.norm(k, layer, "self_attn.k_norm"), v
 
 
-class Olmo2(WholeNorm, Llama):
+class Olmo2(WholeNorm):
     gguf_names = (
         GGUF_NAMES
         | QK_NORM_NAMES

@@ -18,7 +18,8 @@ class Qwen2(Llama):
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
-        return cls(DecoderConfig(**values | {"qkv_bias": True, "windows": optional_windows(settings)}))
+        values |= {"qkv_bias": True, "windows": optional_windows(settings)}
+        return cls(DecoderConfig(**values))
 
 
 def optional_windows(settings: Settings) -> tuple[int | None, ...]:

@@ -23,8 +23,8 @@ class Qwen3(Qwen2):
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
-        output_bias = {"output_bias": settings.flag("attention_bias"), "windows": optional_windows(settings)}
-        return cls(DecoderConfig(**values | output_bias))
+        values |= {"output_bias": values["qkv_bias"], "windows": optional_windows(settings)}
+        return cls(DecoderConfig(**values))
 
     def attention_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
         width = (self.config.head_dim,)

@@ -50,8 +50,8 @@ class Qwen2Moe(GatedShared, Qwen2):
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
-        windows = {"qkv_bias": settings.flag("qkv_bias", True), "windows": optional_windows(settings)}
-        return cls(ExpertsConfig(**values | windows, **qwen_experts(settings)))
+        values |= {"qkv_bias": settings.flag("qkv_bias", True), "windows": optional_windows(settings)}
+        return cls(ExpertsConfig(**values, **qwen_experts(settings)))
 
 
 class Qwen3Moe(Experts, Qwen3):
@@ -60,6 +60,6 @@ class Qwen3Moe(Experts, Qwen3):
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
-        more = {"output_bias": settings.flag("attention_bias"), "windows": optional_windows(settings)}
+        values |= {"output_bias": values["qkv_bias"], "windows": optional_windows(settings)}
         # GGUF files do not say that the weights are normalized; llama.cpp takes it for granted.
-        return cls(ExpertsConfig(**values | more, **qwen_experts(settings, normalize=settings.is_gguf)))
+        return cls(ExpertsConfig(**values, **qwen_experts(settings, normalize=settings.is_gguf)))

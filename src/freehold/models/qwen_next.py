@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy
-
 from freehold import ops
 from freehold.models.config import DecoderConfig, decoder_values
 from freehold.models.experts import ExpertsConfig
@@ -79,13 +77,19 @@ def linear_layers(settings: Settings) -> frozenset[int]:
     return frozenset(i for i, kind in enumerate(kinds) if kind == "linear_attention")
 
 
+def logarithm_of_rate(rate: Any) -> Any:
+    """GGUF files hold -exp of what is published."""
+    import numpy
+
+    return numpy.log(-rate)
+
+
 class GatedDelta(Qwen3):
     """Layers with the delta rule, and layers whose attention has a gate."""
 
-    config: DeltaConfig
     splits = SPLITS
     gguf_names = Qwen3.gguf_names | DELTA_GGUF_NAMES
-    gguf_values: Mapping[str, Any] = {"linear_attn.A_log": lambda rate: numpy.log(-rate)}
+    gguf_values: Mapping[str, Any] = {"linear_attn.A_log": logarithm_of_rate}
     tiled_in_gguf = True
 
     @classmethod
@@ -174,7 +178,6 @@ class GatedDelta(Qwen3):
 
 
 class GatedDeltaExperts(GatedShared, GatedDelta):
-    config: DeltaExpertsConfig
     gguf_names = Qwen2Moe.gguf_names | GatedDelta.gguf_names
 
     @classmethod

@@ -91,7 +91,7 @@ class Tensor:
     def _copy(self, shape: tuple[int, ...], values: Any) -> "Tensor":
         import numpy
 
-        data = memoryview(numpy.ascontiguousarray(values).reshape(-1)).cast("B")
+        data = memoryview(numpy.ascontiguousarray(values).reshape(-1).data).cast("B")
         return replace(self, shape=shape, data=data, offset=0, mapping=None)
 
 
