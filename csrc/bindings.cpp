@@ -204,6 +204,7 @@ void bind_executor(nb::module_& m) {
     });
     m.attr("KV_BLOCK") = kKvBlock;
     m.def("pack", &pack, "pool"_a, "arena"_a, "tensors"_a);
+    m.def("release_pages", [](const Bytes& mapped) { release_pages(mapped.data(), mapped.size()); });
 
     nb::class_<Program>(m, "Program")
         .def(

@@ -382,14 +382,18 @@ class NativeExecutor:
         self._program.output(self._buffers[logits])
 
     def _pack(self, matrices: list[Parameter], dtype: str | None) -> dict[str, Any]:
+        """The matrices repacked: those that lie in the file all at once, what is made first one by one."""
         arena = _native.WeightArena(sum(_packed_bytes(parameter, dtype) for parameter in matrices))
-        if dtype is None:
-            tensors = [(p.tensor.format, *p.shape, p.tensor.data, p.tensor.mapped) for p in matrices]
-            packed = _native.pack(self.pool, arena, tensors)
-        else:  # one by one, so that a single matrix is in memory twice
-            floats = ((p.shape, memoryview(p.tensor.dequantize()).cast("B")) for p in matrices)
-            packed = [_native.pack(self.pool, arena, [("F32", *shape, data, False)])[0] for shape, data in floats]
-        return {parameter.name: weight for parameter, weight in zip(matrices, packed, strict=True)}
+        lying = [p for p in matrices if dtype is None and p.tensor.mapped]
+        tensors = [(p.tensor.format, *p.shape, p.tensor.data, True) for p in lying]
+        packed = {p.name: weight for p, weight in zip(lying, _native.pack(self.pool, arena, tensors), strict=True)}
+        for parameter in (p for p in matrices if p.name not in packed):
+            tensor, form, data = parameter.tensor, parameter.tensor.format, parameter.tensor.data
+            if dtype == "float32" and form != "F32":
+                form, data = "F32", memoryview(tensor.dequantize()).cast("B")
+            packed[parameter.name] = _native.pack(self.pool, arena, [(form, *parameter.shape, data, False)])[0]
+            tensor.release()
+        return packed
 
     # One method for each kind of step.
 

@@ -105,7 +105,7 @@ def load_parameters(
         tensor = tensors[name]
         value = torch.from_numpy(tensor.dequantize())
         parameters[name] = value.to(place, wanted if len(shape) > 1 else torch.float32)
-        checkpoint.release(tensor)
+        tensor.release()
     return parameters
 
 

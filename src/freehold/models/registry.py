@@ -1,58 +1,44 @@
 """Which class runs which architecture."""
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from freehold.errors import ModelFileError, UnsupportedError
-from freehold.models.deepseek import DeepSeek, DeepSeekV2
-from freehold.models.deepseek_sparse import DeepSeekSparse, GlmSparse
-from freehold.models.ernie import Ernie
-from freehold.models.ernie_moe import ErnieMoe
-from freehold.models.glm import Glm, Glm4
-from freehold.models.glm_moe import GlmMoe
-from freehold.models.gpt_oss import GptOss
-from freehold.models.kimi_linear import KimiLinear
-from freehold.models.llama import Llama
-from freehold.models.llama4 import Llama4
-from freehold.models.minimax import MiniMax
-from freehold.models.minimax_m2 import MiniMaxM2
-from freehold.models.mistral import Mistral
-from freehold.models.olmo2 import Olmo2
 from freehold.models.parameters import check_parameters, named_parameters
-from freehold.models.qwen2 import Qwen2
-from freehold.models.qwen3 import Qwen3
-from freehold.models.qwen_moe import Qwen2Moe, Qwen3Moe
-from freehold.models.qwen_next import GatedDelta, GatedDeltaExperts, QwenNext
 
-# By the model_type of a config.json.
-MODELS: dict[str, type[Llama]] = {
-    "deepseek_v2": DeepSeekV2,
-    "deepseek_v3": DeepSeek,
-    "deepseek_v32": DeepSeekSparse,
-    "ernie4_5": Ernie,
-    "ernie4_5_moe": ErnieMoe,
-    "glm": Glm,
-    "glm4": Glm4,
-    "glm4_moe": GlmMoe,
-    "glm4_moe_lite": DeepSeek,
-    "glm_moe_dsa": GlmSparse,
-    "gpt_oss": GptOss,
-    "kimi_k2": DeepSeek,
-    "kimi_linear": KimiLinear,
-    "llama": Llama,
-    "llama4_text": Llama4,
-    "minimax": MiniMax,
-    "minimax_m1": MiniMax,
-    "minimax_m2": MiniMaxM2,
-    "minimax_text_01": MiniMax,
-    "mistral": Mistral,
-    "olmo2": Olmo2,
-    "qwen2": Qwen2,
-    "qwen2_moe": Qwen2Moe,
-    "qwen3": Qwen3,
-    "qwen3_5_moe_text": GatedDeltaExperts,
-    "qwen3_5_text": GatedDelta,
-    "qwen3_moe": Qwen3Moe,
-    "qwen3_next": QwenNext,
+if TYPE_CHECKING:
+    from freehold.models.llama import Llama
+
+# By the model_type of a config.json: the module and class, which are loaded when they are needed.
+MODELS = {
+    "deepseek_v2": "deepseek.DeepSeekV2",
+    "deepseek_v3": "deepseek.DeepSeek",
+    "deepseek_v32": "deepseek_sparse.DeepSeekSparse",
+    "ernie4_5": "ernie.Ernie",
+    "ernie4_5_moe": "ernie_moe.ErnieMoe",
+    "glm": "glm.Glm",
+    "glm4": "glm.Glm4",
+    "glm4_moe": "glm_moe.GlmMoe",
+    "glm4_moe_lite": "deepseek.DeepSeek",
+    "glm_moe_dsa": "deepseek_sparse.GlmSparse",
+    "gpt_oss": "gpt_oss.GptOss",
+    "kimi_k2": "deepseek.DeepSeek",
+    "kimi_linear": "kimi_linear.KimiLinear",
+    "llama": "llama.Llama",
+    "llama4_text": "llama4.Llama4",
+    "minimax": "minimax.MiniMax",
+    "minimax_m1": "minimax.MiniMax",
+    "minimax_m2": "minimax_m2.MiniMaxM2",
+    "minimax_text_01": "minimax.MiniMax",
+    "mistral": "mistral.Mistral",
+    "olmo2": "olmo2.Olmo2",
+    "qwen2": "qwen2.Qwen2",
+    "qwen2_moe": "qwen_moe.Qwen2Moe",
+    "qwen3": "qwen3.Qwen3",
+    "qwen3_5_moe_text": "qwen_next.GatedDeltaExperts",
+    "qwen3_5_text": "qwen_next.GatedDelta",
+    "qwen3_moe": "qwen_moe.Qwen3Moe",
+    "qwen3_next": "qwen_next.QwenNext",
 }
 # By the general.architecture of a GGUF file, where it is spelled otherwise.
 GGUF_ARCHITECTURES = {
@@ -75,15 +61,16 @@ GGUF_ARCHITECTURES = {
 }
 
 
-def model_class(architecture: Any) -> type[Llama]:
+def model_class(architecture: Any) -> "type[Llama]":
     """The class of a model_type or of a GGUF architecture. Raises UnsupportedError when there is none."""
-    name = GGUF_ARCHITECTURES.get(architecture, architecture)
+    name = GGUF_ARCHITECTURES.get(architecture, architecture) if isinstance(architecture, str) else ""
     if name not in MODELS:
         raise UnsupportedError(f"architecture {architecture!r}: not supported yet", f"supported: {', '.join(MODELS)}")
-    return MODELS[name]
+    module, cls = MODELS[name].split(".")
+    return getattr(importlib.import_module(f"freehold.models.{module}"), cls)
 
 
-def model_for(checkpoint: Any) -> Llama:
+def model_for(checkpoint: Any) -> "Llama":
     """The model that a GGUF checkpoint describes.
 
     Raises UnsupportedError for an architecture that is not here, ModelFileError when tensors are missing or misshapen.

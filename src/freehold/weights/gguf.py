@@ -10,7 +10,8 @@ from typing import Any
 
 from freehold import _native
 from freehold.errors import FreeholdError, ModelFileError, ModelNotFoundError
-from freehold.weights.checkpoint import Checkpoint, Tensor
+from freehold.weights.checkpoint import Checkpoint
+from freehold.weights.tensors import Tensor
 
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
