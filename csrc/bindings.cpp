@@ -253,8 +253,13 @@ void bind_executor(nb::module_& m) {
             },
             "name"_a, "input"_a, "norm"_a, "eps"_a, "projections"_a, "residual"_a = -1, "epilogue"_a = "",
             "angles"_a = -1, "rotary_dim"_a = 0, "interleaved"_a = false, "layer"_a = 0)
-        .def("attention", [](Program& p, int q, int out, int layer, int num_heads,
-                             float scale) { add_attention(p, {q, out, layer, num_heads, scale}); })
+        .def(
+            "attention",
+            [](Program& p, int q, int out, int layer, int num_heads, float scale, int window,
+               std::vector<float> sinks) {
+                add_attention(p, {q, out, layer, num_heads, scale, window, std::move(sinks)});
+            },
+            "q"_a, "out"_a, "layer"_a, "num_heads"_a, "scale"_a, "window"_a = 0, "sinks"_a = std::vector<float>())
         .def("select_rows", &add_select_rows, "input"_a, "out"_a)
         .def("rms_norm", &add_rms_norm, "input"_a, "weight"_a, "eps"_a, "out"_a)
         .def("rope", [](Program& p, int input, int heads, int head_dim, int angles, int rotary_dim, bool interleaved,

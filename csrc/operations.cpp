@@ -270,8 +270,8 @@ class Linear : public Operation {
 // them in order. Many rows: an item is a tile of rows for one KV head, over all spans. Both give the same bits.
 class Attention : public Operation {
   public:
-    explicit Attention(Context& context, AttentionOptions options) : options_(options) {
-        group_ = options.num_heads / context.kv.heads;
+    explicit Attention(Context& context, AttentionOptions options) : options_(std::move(options)) {
+        group_ = options_.num_heads / context.kv.heads;
     }
     std::string name() const override { return "attention"; }
 
@@ -351,6 +351,8 @@ class Attention : public Operation {
                 .span0 = item.span0,
                 .span1 = item.span1,
                 .scale = options_.scale,
+                .window = options_.window,
+                .sinks = options_.sinks.empty() ? nullptr : options_.sinks.data() + size_t(item.head) * group_,
                 .states = nullptr,
                 .scratch = reinterpret_cast<float*>(context.scratch[size_t(thread)].data())};
     }
@@ -429,7 +431,9 @@ void add_linear(Program& program, LinearOptions options) {
 void add_attention(Program& program, AttentionOptions options) {
     check_width(program, options.q, options.num_heads * program.context().kv.head_dim, "attention");
     check_width(program, options.out, options.num_heads * program.context().kv.head_dim, "attention");
-    program.add(std::make_unique<Attention>(program.context(), options));
+    if (options.window < 0 || (!options.sinks.empty() && int(options.sinks.size()) != options.num_heads))
+        throw std::invalid_argument("attention: window or sinks");
+    program.add(std::make_unique<Attention>(program.context(), std::move(options)));
 }
 
 void add_select_rows(Program& program, int input, int out) {
@@ -440,11 +444,15 @@ void add_select_rows(Program& program, int input, int out) {
 }
 
 void add_rms_norm(Program& program, int input, std::vector<float> weight, float eps, int out) {
-    check_width(program, input, int(weight.size()), "rms norm");
+    const Buffer& in = buffer_of(program.context(), input);
+    if (weight.empty() || in.width % int(weight.size())) throw std::invalid_argument("rms norm: width of the weight");
+    check_width(program, out, in.width, "rms norm");
     add_rowwise(program, "rms norm", out, [=, weight = std::move(weight)](Context& context, int row, float* to) {
+        const Buffer& from = buffer_of(context, input);
         PreparedRows rows;
         rows.cols = int(weight.size());
-        context.kernels->prepare_row(buffer_of(context, input).row(row), weight.data(), eps, to, rows, row, false);
+        for (int part = 0; part < from.width; part += rows.cols)
+            context.kernels->prepare_row(from.row(row) + part, weight.data(), eps, to + part, rows, row, false);
     });
 }
 

@@ -56,6 +56,8 @@ struct LinearOptions {
 struct AttentionOptions {
     int q, out, layer, num_heads;
     float scale;
+    int window = 0;            // keys that a query sees, its own included; 0: all
+    std::vector<float> sinks;  // [num_heads] logits of a key without a value; empty: none
 };
 
 void add_embedding(Program&, EmbeddingOptions);
@@ -64,6 +66,7 @@ void add_linear(Program&, LinearOptions);
 void add_attention(Program&, AttentionOptions);
 void add_select_rows(Program&, int input, int out);  // the step's logit rows
 // The same as parts of the fused operations, for graphs that do not fuse.
+// Each of the equal parts of a row that `weight` is as wide as, by itself.
 void add_rms_norm(Program&, int input, std::vector<float> weight, float eps, int out);
 void add_rope(Program&, int input, int num_heads, int head_dim, RopeOptions, int out);
 void add_cache_write(Program&, int k, int v, int layer);

@@ -142,7 +142,13 @@ struct AttentionKernels {
 
     static void divide(const AttentionTask& t, int query, const float* state) {
         float* out = t.out + size_t(query / t.group) * t.out_stride + size_t(query % t.group) * t.layout->head_dim;
-        for (int d = 0; d < t.layout->head_dim; d++) out[d] = state[kStateValues + d] / state[1];
+        float keep = 1, sum = state[1];
+        if (t.sinks) {
+            const float sink = t.sinks[query % t.group], max = larger(state[0], sink);
+            keep = exp_nonpositive1<S>(state[0] - max);
+            sum = sum * keep + exp_nonpositive1<S>(sink - max);
+        }
+        for (int d = 0; d < t.layout->head_dim; d++) out[d] = state[kStateValues + d] * keep / sum;
     }
 
     // Up to R queries from `first` on, over the task's spans, into their states.
@@ -163,6 +169,7 @@ struct AttentionKernels {
         const int last_position = t.position + (first + count - 1) / t.group;
         for (int span = t.span0; span < t.span1 && span * kSpan <= last_position; span++) {
             const int start = span * kSpan, first_block = start / kKvBlock;
+            if (t.window && start + kSpan <= t.position + first / t.group + 1 - t.window) continue;
             const int keys = last_position + 1 - start < kSpan ? last_position + 1 - start : kSpan;
             for (int k = 0; k < keys; k += kKvBlock) {
                 const uint8_t* block = head_block(t, first_block + k / kKvBlock);
@@ -174,10 +181,12 @@ struct AttentionKernels {
             }
             SoftmaxSum heads[R];
             for (int r = 0; r < count; r++) {
-                const int visible = t.position + (first + r) / t.group + 1 - start;
-                heads[r] = visible > 0 ? softmax_visible(scores + r * kSpan, visible < keys ? visible : keys, keys)
-                                       : SoftmaxSum{-__builtin_inff(), 0};
-                if (visible <= 0) std::memset(scores + r * kSpan, 0, kSpan * sizeof(float));
+                const int behind = t.position + (first + r) / t.group + 1 - start;
+                const int visible = behind < keys ? behind : keys, hidden = t.window ? behind - t.window : 0;
+                const bool some = visible > 0 && hidden < visible;
+                for (int k = 0; some && k < hidden; k++) scores[r * kSpan + k] = -__builtin_inff();
+                heads[r] = some ? softmax_visible(scores + r * kSpan, visible, keys) : SoftmaxSum{-__builtin_inff(), 0};
+                if (!some) std::memset(scores + r * kSpan, 0, kSpan * sizeof(float));
             }
             for (int r = 0; r < count; r += S::kValueRows)  // rows past `count` have scores of zero
                 weigh_rows<S::kValueRows>(t, scores + r * kSpan, first_block, keys, values + r * stride, stride);

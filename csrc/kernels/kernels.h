@@ -86,9 +86,11 @@ struct AttentionTask {
     int num_rows, group;  // tokens; query heads of this KV head
     int position;         // of the first token
     int span0, span1;
-    float scale;     // of the scores
-    float* states;   // [num_rows * group] states to write instead of `out`, or null
-    float* scratch;  // attention_scratch_floats
+    float scale;         // of the scores
+    int window;          // keys that a query sees, its own included; 0: all
+    const float* sinks;  // [group] logits of a key without a value, or null
+    float* states;       // [num_rows * group] states to write instead of `out`, or null
+    float* scratch;      // attention_scratch_floats
 };
 
 struct RopeTask {

@@ -59,9 +59,7 @@ class Graph:
         return self._call("embedding", (tokens,), table.shape[1], table=table)
 
     def rms_norm(self, x: Value, weight: "Parameter | None", eps: float, num_heads: int, offset: float) -> Value:
-        if num_heads > 1 or weight is None or offset:
-            raise UnsupportedError("rms_norm of heads: the native executor does not have this operation")
-        return self._call("rms_norm", (x,), x.width, weight=weight, eps=eps)
+        return self._call("rms_norm", (x,), x.width, weight=weight, eps=eps, num_heads=num_heads, offset=offset)
 
     def linear(self, x: Value, weight: "Parameter", bias: "Parameter | None") -> Value:
         return self._call("linear", (x,), weight.shape[0], weight=weight, bias=bias)
@@ -84,12 +82,10 @@ class Graph:
         chunk: int | None,
         sinks: "Parameter | None",
     ) -> Value:
-        for name, value in (("a window", window), ("chunks", chunk), ("sinks", sinks)):
-            if value is not None:
-                raise UnsupportedError(f"attention with {name}: the native executor does not have this operation")
-        return self._call(
-            "attention", (q, k, v), q.width, layer=cache, num_heads=heads, num_kv_heads=kv_heads, scale=scale
-        )
+        if chunk is not None:
+            raise UnsupportedError("attention with chunks: the native executor does not have this operation")
+        options = {"num_heads": heads, "num_kv_heads": kv_heads, "scale": scale, "window": window, "sinks": sinks}
+        return self._call("attention", (q, k, v), q.width, layer=cache, **options)
 
     def swiglu(self, gate: Value, up: Value, glu: ops.Glu) -> Value:
         if glu != ops.Glu():
@@ -182,7 +178,8 @@ def fuse(calls: Sequence[Call], fusing: bool = True) -> list[Step]:
         if id(call) in taken:
             continue
         step = _single(call)
-        if fusing and call.operation == "rms_norm" and all(u.operation == "linear" for u in users.get(call.output, ())):
+        following = users.get(call.output, ())
+        if fusing and following and _is_norm_of_rows(call) and all(user.operation == "linear" for user in following):
             step = _projections(users[call.output], users, norm=call)
         elif call.operation == "linear":
             group = [u for u in users[call.inputs[0]] if u.operation == "linear"] if fusing else [call]
@@ -190,6 +187,10 @@ def fuse(calls: Sequence[Call], fusing: bool = True) -> list[Step]:
         taken.update(id(c) for c in step.calls)
         steps.append(step)
     return steps
+
+
+def _is_norm_of_rows(call: Call) -> bool:
+    return call.operation == "rms_norm" and call.options["num_heads"] == 1 and call.options["weight"] is not None
 
 
 def _single(call: Call) -> Step:
@@ -414,7 +415,7 @@ class NativeExecutor:
         self._program.linear(
             name=_short_name(group[0].options["weight"].name, step.options.get("epilogue", "")),
             input=self._buffers[step.reads[0]],
-            norm=norm.options["weight"].floats() if norm else [],
+            norm=_norm_weight(norm) if norm else [],
             eps=norm.options["eps"] if norm else 0.0,
             projections=projections,
             residual=self._buffers[residual] if residual is not None else -1,
@@ -446,12 +447,14 @@ class NativeExecutor:
         if not call.options.get("cached"):
             self._program.cache_write(k, v, layer)
         out = self._buffers[call.output]
-        self._program.attention(q, out, layer, call.options["num_heads"], call.options["scale"])
+        heads, scale, sinks = (call.options[name] for name in ("num_heads", "scale", "sinks"))
+        window = call.options["window"] or 0
+        self._program.attention(q, out, layer, heads, scale, window, sinks.floats() if sinks else [])
 
     def _add_rms_norm(self, step: Step) -> None:
         call = step.calls[0]
-        weight, eps = call.options["weight"].floats(), call.options["eps"]
-        self._program.rms_norm(self._buffers[call.inputs[0]], weight, eps, self._buffers[call.output])
+        source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
+        self._program.rms_norm(source, _norm_weight(call), call.options["eps"], out)
 
     def _add_swiglu(self, step: Step) -> None:
         self._program.swiglu(*(self._buffers[value] for value in (*step.calls[0].inputs, step.calls[0].output)))
@@ -497,6 +500,14 @@ class NativeExecutor:
             before = totals.get(name, (0, 0.0))
             totals[name] = (before[0] + calls, before[1] + seconds)
         return sorted(((name, *total) for name, total in totals.items()), key=lambda row: -row[2])
+
+
+def _norm_weight(call: Call) -> list[float]:
+    """The factors of an rms_norm, of one head where all share them."""
+    weight, offset = call.options["weight"], call.options["offset"]
+    if weight is None:
+        return [1.0] * (call.output.width // call.options["num_heads"])
+    return [value + offset for value in weight.floats()] if offset else weight.floats()
 
 
 def _short_name(weight: str, epilogue: str) -> str:
