@@ -123,6 +123,7 @@ CASES = {
     ),
     "minimax_m2": ("minimax_m2", dict(num_local_experts=8, num_experts_per_tok=3, rotary_dim=16, intermediate_size=48)),
     "gpt_oss": ("gpt_oss", GPT_OSS),
+    "gpt_oss-limit-of-7": ("gpt_oss", GPT_OSS | dict(swiglu_limit=7.0)),
     "gpt_oss-all-windows": ("gpt_oss", GPT_OSS | dict(layer_types=["full_attention"] + ["sliding_attention"] * 2)),
     "llama4": ("llama4_text", LLAMA4),
     "llama4-dense-layers": (

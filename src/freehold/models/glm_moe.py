@@ -40,7 +40,11 @@ class GlmMoe(Experts, Qwen3):
         values = decoder_values(settings, interleaved_rope=interleaved_rope, rotary_share=0.5)
         layers = range(settings.count("first_k_dense_replace", 1), values["num_layers"])
         experts = experts_values(settings, bias_corrected_router(settings), layers)
-        return cls(GlmMoeConfig(**values, **experts, qk_norm=settings.flag("use_qk_norm")))
+        return cls(
+            GlmMoeConfig(
+                **values, **experts, qk_norm=settings.flag("use_qk_norm", settings.flag("has_qk_norm_weights"))
+            )
+        )
 
     def attention_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
         return super().attention_shapes(i) if self.config.qk_norm else Llama.attention_shapes(self, i)

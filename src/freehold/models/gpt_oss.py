@@ -5,15 +5,16 @@ The published experts hold gate and up in alternating rows, transposed where the
 Reference: transformers `models/gpt_oss/modeling_gpt_oss.py`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from freehold import ops
 from freehold.models.config import decoder_values, window_of_each_layer
 from freehold.models.experts import Experts, ExpertsConfig, experts_values
 from freehold.models.llama import GGUF_NAMES
 from freehold.models.parameters import Split
-from freehold.models.settings import Settings
+from freehold.models.settings import Settings, gguf_settings
 
 SPLITS = {
     "mlp.experts.gate_up_proj": Split(
@@ -50,6 +51,12 @@ class GptOss(Experts):
             for part in ("weight", "bias")
         }
     )
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Self:
+        settings = gguf_settings(metadata, tensors)
+        settings.get("rope_parameters").setdefault("truncate", False)  # as published; GGUF files cannot say so
+        return cls.from_settings(settings, cls.interleaved_rope)
 
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:

@@ -1,6 +1,7 @@
 """Which class runs which architecture."""
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from freehold.errors import ModelFileError, UnsupportedError
@@ -84,3 +85,24 @@ def model_for(checkpoint: Any) -> "Llama":
     model = cls.from_gguf(metadata, tensors)
     check_parameters(model, named_parameters(model, tensors))
     return model
+
+
+def model_from_config(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> "Llama":
+    """The model that a lab's config.json and tensors describe; of one that wraps others, the language model.
+
+    Raises as `model_for`.
+    """
+    if not isinstance(config.get("model_type"), str):
+        raise ModelFileError(f"model_type: expected a name in config.json, got {config.get('model_type')!r}")
+    text = config.get("text_config")
+    values = {**config, **text} if isinstance(text, Mapping) else dict(config)
+    if values.get("tie_word_embeddings") is None:  # what it means when it is left out depends on who wrote the file
+        values["tie_word_embeddings"] = not any(name.endswith("lm_head.weight") for name in tensors)
+    model = model_class(values["model_type"]).from_config(values)
+    check_parameters(model, named_parameters(model, tensors))
+    return model
+
+
+def unused_tensors(model: "Llama", tensors: Mapping[str, Any]) -> list[str]:
+    """Names of tensors that the model does not read: other models that the checkpoint wraps, layers for speculation."""
+    return sorted(named_parameters(model, tensors).keys() - model.parameter_shapes().keys())

@@ -142,6 +142,7 @@ def gguf_settings(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Se
         "vocab_size": tensors["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in tensors,
         "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "has_qk_norm_weights": "blk.0.attn_q_norm.weight" in tensors,
         "rope_parameters": _gguf_rope(lambda key: metadata.get(f"{architecture}.rope.{key}"), tensors),
     }
     return Settings(values, spelled)
