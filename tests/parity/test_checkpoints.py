@@ -98,6 +98,17 @@ def test_a_missing_tie_is_read_from_the_tensors(tmp_path):
         ),
         ({"rope_parameters": {"rope_type": "spiral"}}, "rope scaling 'spiral': not supported yet"),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters.factor: missing from a linear rope"),
+        ({"rope_parameters": ["default"]}, "rope_parameters: expected values by name, got ['default']"),
+        (
+            {"rope_parameters": {"rope_theta": "far"}},
+            "rope_parameters: expected numbers that make a rope, got {'rope_theta'",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 0}},
+            "rope_parameters: expected numbers that make a rope",
+        ),
+        ({"rope_parameters": {"partial_rotary_factor": 2}}, "partial_rotary_factor: expected a share of a head, got 2"),
+        ({"rotary_dim": 40}, "rope: expected an even number of channels, 32 at most, got 40"),
         ({"head_dim": 28}, "model.layers.1.self_attn."),
         (
             {"num_hidden_layers": 4, "layer_types": None},

@@ -72,7 +72,7 @@ class LatentConfig(ExpertsConfig):
 def latent_values(settings: Settings, interleaved_rope: bool) -> dict[str, Any]:
     """The fields of LatentConfig but for those of experts, as a file has them."""
     rope_dim = settings.size("qk_rope_head_dim", settings.get("rotary_dim"))
-    plain_dim = settings.size("qk_nope_head_dim", settings.get("qk_head_dim", 0) - rope_dim)
+    plain_dim = settings.size("qk_nope_head_dim", settings.count("qk_head_dim") - rope_dim)
     rope, scale = rope_parameters(settings), (plain_dim + rope_dim) ** -0.5
     if rope["rope_type"] != "default" and rope.get("mscale_all_dim"):
         scale *= yarn_mscale(rope["factor"], rope["mscale_all_dim"]) ** 2

@@ -13,9 +13,12 @@ Frequencies = tuple[float, ...]  # radians per position
 
 def rope_parameters(settings: Settings) -> Mapping[str, Any]:
     """The `rope_parameters` of transformers 5, from a file of any age."""
-    rope = dict(settings.get("rope_parameters") or settings.get("rope_scaling") or {})
+    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise ModelFileError(f"rope_parameters: expected values by name, got {rope!r}")
+    rope = dict(rope)
     rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
-    rope["rope_theta"] = float(rope.get("rope_theta") or settings.number("rope_theta", 10000.0))
+    rope["rope_theta"] = rope.get("rope_theta") or settings.number("rope_theta", 10000.0)
     return rope
 
 
@@ -26,11 +29,17 @@ def make_rope(settings: Settings, head_dim: int, *, interleaved: bool = False, r
     """
     rope = rope_parameters(settings)
     share = rope.get("partial_rotary_factor") or settings.number("partial_rotary_factor", rotary_share)
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ModelFileError(f"partial_rotary_factor: expected a share of a head, got {share!r}")
     rotary_dim = settings.size("rotary_dim", int(head_dim * share))
+    if rotary_dim % 2 or rotary_dim > head_dim:
+        raise ModelFileError(f"rope: expected an even number of channels, {head_dim} at most, got {rotary_dim}")
     try:
         frequencies, scale = scaled_frequencies(rope, rotary_dim, settings.get("max_position_embeddings"))
     except KeyError as error:
         raise ModelFileError(f"rope_parameters.{error.args[0]}: missing from a {rope['rope_type']} rope") from None
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ModelFileError(f"rope_parameters: expected numbers that make a rope, got {rope} ({error})") from None
     return Rope(frequencies, interleaved, scale)
 
 

@@ -136,8 +136,9 @@ def gguf_settings(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Se
     for key, name in GGUF_KEYS.items():
         if f"{architecture}.{key}" in metadata:
             values[name] = metadata[f"{architecture}.{key}"]
-    if "num_hidden_layers" in values and "num_nextn_predict_layers" in values:
-        values["num_hidden_layers"] -= values["num_nextn_predict_layers"]
+    counts = [values.get(name) for name in ("num_hidden_layers", "num_nextn_predict_layers")]
+    if all(isinstance(count, int) for count in counts):  # the file counts layers for speculation too
+        values["num_hidden_layers"] = counts[0] - counts[1]
     values |= {
         "vocab_size": tensors["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in tensors,

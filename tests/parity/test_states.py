@@ -1,0 +1,68 @@
+"""Models that keep a state through the engine: shared prefixes, chunks, neighbours and preemption change no token."""
+
+import queue
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is needed for the reference")
+pytest.importorskip("transformers", reason="transformers is the reference")
+
+from freehold.engine.engine import Engine  # noqa: E402
+from freehold.engine.request import FinishEvent, Request, SamplingParams, TokenEvent  # noqa: E402
+from freehold.executors.native import native_sampler  # noqa: E402
+from freehold.executors.torch import TorchExecutor  # noqa: E402
+from parity.reference import make_pair, random_ids  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=["qwen3_next", "kimi_linear", "minimax"])
+def pair(request, tmp_path_factory):
+    return make_pair(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def engine_of(pair, num_blocks=12):
+    executor = TorchExecutor(pair.model, pair.checkpoint, num_blocks=num_blocks, max_rows=200)
+    assert executor.keeps_states and executor.block_size == 256
+    return Engine(executor, native_sampler, context=4 * 256)
+
+
+def replies(engine, prompts, count):
+    """Tokens of each prompt's greedy reply, all submitted at once; and how many of the prompt came from the cache."""
+    requests = []
+    for prompt in prompts:
+        events = queue.SimpleQueue()
+        request = Request(prompt, SamplingParams(temperature=0, max_tokens=count), events.put)
+        engine.submit(request)
+        requests.append((request, events))
+    tokens = []
+    for _, events in requests:
+        reply = []
+        while not isinstance(event := events.get(timeout=60), FinishEvent):
+            if isinstance(event, TokenEvent):
+                reply.append(event.token)
+        tokens.append(reply)
+    return tokens, [request.num_cached for request, _ in requests]
+
+
+def test_shared_prefixes_and_neighbours_change_no_token(pair):
+    common = random_ids(540)
+    prompts = [common + random_ids(n, seed=n) for n in (9, 31, 1)] + [random_ids(5, seed=2)]
+    alone = []
+    for prompt in prompts:
+        engine = engine_of(pair)
+        alone += replies(engine, [prompt], 12)[0]
+        engine.close()
+    engine = engine_of(pair)
+    assert replies(engine, prompts[:1], 12)[0] == alone[:1]
+    together, cached = replies(engine, prompts, 12)
+    engine.close()
+    assert together == alone
+    assert cached[1] == cached[2] == 512  # whole blocks only
+
+
+def test_preemption_changes_no_token(pair):
+    prompts = [random_ids(n, seed=n) for n in (250, 245, 252)]
+    roomy, tight = engine_of(pair), engine_of(pair, 5)
+    expected = replies(roomy, prompts, 20)[0]
+    assert replies(tight, prompts, 20)[0] == expected
+    roomy.close()
+    tight.close()
