@@ -136,9 +136,9 @@ def gguf_settings(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Se
     for key, name in GGUF_KEYS.items():
         if f"{architecture}.{key}" in metadata:
             values[name] = metadata[f"{architecture}.{key}"]
-    counts = [values.get(name) for name in ("num_hidden_layers", "num_nextn_predict_layers")]
-    if all(isinstance(count, int) for count in counts):  # the file counts layers for speculation too
-        values["num_hidden_layers"] = counts[0] - counts[1]
+    layers, speculative = values.get("num_hidden_layers"), values.get("num_nextn_predict_layers")
+    if isinstance(layers, int) and isinstance(speculative, int):  # the file counts layers for speculation too
+        values["num_hidden_layers"] = layers - speculative
     values |= {
         "vocab_size": tensors["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in tensors,
