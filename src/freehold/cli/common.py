@@ -1,5 +1,6 @@
 """What several verbs share: options, the progress bar, figures."""
 
+import gc
 import json
 import resource
 import sys
@@ -45,6 +46,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def loaded(ref: str | None, options: dict[str, Any]) -> Iterator[Any]:
     """A loaded model; a progress bar on a terminal while it is downloaded."""
+    gc.disable()  # what a start makes is kept: searching it for garbage costs a twentieth of the start
     import freehold
 
     with download_progress() as progress:
@@ -58,6 +60,8 @@ def loaded(ref: str | None, options: dict[str, Any]) -> Iterator[Any]:
             device=options["device"],
             progress=progress,
         )
+    gc.freeze()
+    gc.enable()
     with model:
         yield model
 

@@ -6,7 +6,7 @@ prompt parts from a cached block midway, the block is copied and the copy overwr
 """
 
 import hashlib
-import secrets
+import os
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class BlockPool:
         self._by_digest: dict[bytes, int] = {}
         self._children: dict[bytes, set[int]] = {}  # cached blocks by the digest before them
         self._unused: OrderedDict[int, None] = OrderedDict()  # cached, least recently used first
-        self._key = secrets.token_bytes(32)
+        self._key = os.urandom(32)
 
     @property
     def num_available(self) -> int:

@@ -3,7 +3,7 @@
 import logging
 import math
 import operator
-import secrets
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,7 +116,7 @@ class Request:
         self.stop_ids = stop_ids
         self.wants_logits = wants_logits
         self.salt = salt  # requests of different salts share no prefix
-        self.seed = secrets.randbits(64) if params.seed is None else params.seed
+        self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
         self.sampler: Any = None  # made by the engine at submission
         self.max_length = 0  # tokens, prompt included; set by the engine
         # What the scheduler keeps.

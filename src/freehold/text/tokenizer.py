@@ -57,7 +57,7 @@ class Tokenizer:
             raise UnsupportedError(f"tokenizer model {metadata['tokenizer.ggml.model']!r}: not supported")
         self._space_prefix = self.kind == "spm" and metadata.get("tokenizer.ggml.add_space_prefix", True)
         self._special = self._ids_of_types(CONTROL, USER_DEFINED, *([UNKNOWN] if self.kind == "spm" else []))
-        self._user_defined = self._ids_of_types(USER_DEFINED)
+        self._user_defined = {t: i for t, i in self._special.items() if self._types[i] == USER_DEFINED}
         self._split_all = _splitter(self._special)
         self._split_user_defined = _splitter(self._user_defined)
         self.bos_id: int | None = self._token_id("bos_token_id")
@@ -91,8 +91,6 @@ class Tokenizer:
         return token
 
     def _ids_of_types(self, *types: int) -> dict[str, int]:
-        if not any(kind in types for kind in set(self._types)):
-            return {}
         return {t: i for i, (t, kind) in enumerate(zip(self._tokens, self._types, strict=True)) if kind in types and t}
 
     def _find_eos_ids(self) -> frozenset[int]:
