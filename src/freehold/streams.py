@@ -39,7 +39,7 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class PromptLogprob:
     token: int
-    logprob: float
+    logprob: float | None  # None: the first token has none
     top: list[tuple[int, float]]
 
 
@@ -50,7 +50,7 @@ class Completion:
     `logprobs`: of each token under the true distribution: log-softmax of the raw logits, before bias, penalties,
     temperature and truncation. `top_logprobs`: for each token the (token, log-probability) of the likeliest, when asked
     for. `finish_reason`: "stop" (an end token, a stop string, or nothing more is allowed), "length" (max_tokens or the
-    context's end) or "cancelled". `prompt_logprobs`: of each of the prompt's tokens but the first, when asked for.
+    context's end) or "cancelled". `prompt_logprobs`: of each of the prompt's tokens, when asked for.
     """
 
     text: str
@@ -60,7 +60,7 @@ class Completion:
     finish_reason: str
     usage: Usage
     timings: Timings
-    prompt_logprobs: list[PromptLogprob | None] | None = None
+    prompt_logprobs: list[PromptLogprob] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Reply:
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
         self._top: list[list[tuple[int, float]]] | None = [] if wants_top else None
-        self._prompt: list[Any] = [None]  # (log-probability, likeliest) of each of the prompt's tokens
+        self._prompt: list[Any] = [(None, [])]  # (log-probability, likeliest) of each of the prompt's tokens
         self.stopped = False  # by a stop string
         self.request: Any = None
 
@@ -118,9 +118,9 @@ class Reply:
         prompt = self._prompt_logprobs() if self.request.params.prompt_logprobs is not None else None
         return last, Completion(text, self._tokens, self._logprobs, self._top, reason, usage, timings, prompt)
 
-    def _prompt_logprobs(self) -> list[PromptLogprob | None]:
+    def _prompt_logprobs(self) -> list[PromptLogprob]:
         tokens = zip(self.request.tokens, self._prompt, strict=False)
-        return [found and PromptLogprob(token, *found) for token, found in tokens]
+        return [PromptLogprob(token, *found) for token, found in tokens]
 
 
 def _timings(request: Request, num_tokens: int) -> Timings:
