@@ -61,6 +61,7 @@ class Completion:
     usage: Usage
     timings: Timings
     prompt_logprobs: list[PromptLogprob] | None = None
+    stop_text: str | None = None  # the stop string that ended it
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,10 @@ class Reply:
         timings = _timings(self.request, len(self._tokens))
         text = "".join(self._text)
         prompt = self._prompt_logprobs() if self.request.params.prompt_logprobs is not None else None
-        return last, Completion(text, self._tokens, self._logprobs, self._top, reason, usage, timings, prompt)
+        completion = Completion(
+            text, self._tokens, self._logprobs, self._top, reason, usage, timings, prompt, self._stops.found
+        )
+        return last, completion
 
     def _prompt_logprobs(self) -> list[PromptLogprob]:
         tokens = zip(self.request.tokens, self._prompt, strict=False)

@@ -56,9 +56,7 @@ def _option(*names: str, **attributes: Any) -> Any:
 @_option("--context", type=int, metavar="TOKENS", help="Context length [default: as trained].")
 @_option("--threads", type=int, metavar="N", help="Threads [default: all cores].")
 @_option("--kv-type", type=click.Choice(["f16", "bf16", "int8", "f32"]), default="f16", show_default=True)
-@_option(
-    "--max-waiting", type=click.IntRange(1, 100_000), default=256, show_default=True, help="Requests that may wait."
-)
+@_option("--max-waiting", type=click.IntRange(1, 100_000), default=256, show_default=True, help="Requests.")
 @_option("--max-body", type=click.IntRange(1, 1024), default=16, show_default=True, metavar="MB")
 @_option(
     "--drain",

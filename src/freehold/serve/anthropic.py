@@ -35,7 +35,7 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
             ((deltas, _),) = await gather(replies)
             message = _message(served, num_prompt)
             message["content"] = _content(*assemble(deltas))
-            return message | _stopped(replies[0], options) | {"usage": _usage(replies[0], num_prompt)}
+            return message | _stopped(replies[0]) | {"usage": _usage(replies[0], num_prompt)}
 
     return JSONResponse(await until_gone(request, answer()))
 
@@ -161,7 +161,7 @@ def _content(answer: str, reasoning: str, calls: list[dict[str, Any]]) -> list[d
     return blocks
 
 
-def _stopped(reply: Reply, options: Options) -> dict[str, Any]:
+def _stopped(reply: Reply) -> dict[str, Any]:
     sequence = reply.completion.stop_text if reply.completion else None
     reason = "stop_sequence" if sequence is not None else STOP_REASONS[reply.finish_reason]
     return {"stop_reason": reason, "stop_sequence": sequence}
@@ -229,7 +229,7 @@ async def _events(pool: ModelPool, body: MessagesRequest, options: Options, salt
                 yield text
             end = {
                 "type": "message_delta",
-                "delta": _stopped(replies[0], options),
+                "delta": _stopped(replies[0]),
                 "usage": _usage(replies[0], num_prompt),
             }
             yield event(end, "message_delta")

@@ -37,7 +37,8 @@ log = logging.getLogger("freehold.serve")
 
 def make_app(settings: Settings, stop: Any = None) -> Any:
     """The ASGI application. `stop()` is called when the first model cannot be loaded."""
-    pool, metrics = ModelPool(settings), Metrics()
+    metrics = Metrics()
+    pool = ModelPool(settings, metrics.replied)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -55,6 +55,8 @@ class Reply:
         self.completion = self._stream.completion
         if last := self._noted(self._parser.finish() if self._parser else []):
             yield Step(last, [])
+        if self.completion:
+            self.served.replied(self.completion)
         reason = self.completion.finish_reason if self.completion else "cancelled"
         self.finish_reason = "tool_calls" if self._called and reason == "stop" else reason
 

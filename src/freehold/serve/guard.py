@@ -15,7 +15,9 @@ from freehold.serve.settings import Settings, is_loopback
 log = logging.getLogger("freehold.serve")
 OPEN_PATHS = ("/", "/health", "/ready", "/page/", "/favicon.ico")  # of these none needs a key
 
-Scope, Receive, Send = dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
 
 
 class Guard:

@@ -23,26 +23,12 @@ COUNTERS = {
 
 class Metrics:
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._answers = Counter(
-            "freehold_requests", "Requests by path and status", ["path", "status"], registry=self.registry
-        )
-        self._seconds = Histogram(
-            "freehold_request_seconds",
-            "Seconds from request to the answer's end",
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self._first = Histogram(
-            "freehold_time_to_first_token_seconds", "Per reply", ["model"], buckets=SECONDS, registry=self.registry
-        )
-        self._between = Histogram(
-            "freehold_time_between_tokens_seconds",
-            "Mean of a reply",
-            ["model"],
-            buckets=BETWEEN,
-            registry=self.registry,
-        )
+        self.registry = registry = CollectorRegistry()
+        self._answers = Counter("freehold_requests", "Requests", ["path", "status"], registry=registry)
+        self._seconds = Histogram("freehold_request_seconds", "To the end", buckets=SECONDS, registry=registry)
+        first, between = "freehold_time_to_first_token_seconds", "freehold_time_between_tokens_seconds"
+        self._first = Histogram(first, "Of a reply", ["model"], buckets=SECONDS, registry=registry)
+        self._between = Histogram(between, "Mean of a reply", ["model"], buckets=BETWEEN, registry=registry)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         self._answers.labels(path, str(status)).inc()
@@ -71,9 +57,7 @@ class _Engines:
             for name in names:
                 yield self._gauge(name, text, lambda stats, field=field: getattr(stats, field))
         for name in ("freehold_kv_cache_usage", "vllm:kv_cache_usage_perc"):
-            yield self._gauge(
-                name, "Share of the KV blocks in use, 0 to 1", lambda s: s.kv_blocks_used / s.kv_blocks_total
-            )
+            yield self._gauge(name, "Share of KV blocks in use", lambda s: s.kv_blocks_used / s.kv_blocks_total)
         for field, (name, text) in COUNTERS.items():
             family = CounterMetricFamily(name, text, labels=["model"])
             for model, stats in self._stats.items():

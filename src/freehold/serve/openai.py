@@ -27,16 +27,7 @@ from freehold.text.deltas import Reasoning, Text, ToolCallArguments, ToolCallSta
 
 router = APIRouter()
 DONE = "data: [DONE]\n\n"
-MODEL_FACTS = [
-    "architecture",
-    "parameters",
-    "context",
-    "trained_context",
-    "quantization",
-    "licence",
-    "sha256",
-    "template_sha256",
-]
+MODEL_FACTS = ("architecture", "parameters", "context", "trained_context", "quantization", "licence", "sha256")
 
 
 @router.get("/v1/models")
@@ -330,7 +321,7 @@ async def _start(
 ) -> tuple[list[str | list[int]], list[Reply]]:
     given: Any = body.prompt
     is_one = isinstance(given, str) or isinstance(given[0], int)
-    prompts = [given] if is_one else given
+    prompts = [given] if is_one else list(given)
     if len(prompts) > 256:
         raise ServeError(400, f"prompt: up to 256 at once, got {len(prompts)}", "invalid_value", "prompt")
     replies: list[Reply] = []

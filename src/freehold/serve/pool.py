@@ -4,13 +4,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import freehold
-from freehold.api import Model
+from freehold.api import Completion, Model
 from freehold.errors import FreeholdError, MemoryBudgetError
 from freehold.serve.errors import ServeError
 from freehold.serve.settings import Settings
@@ -23,8 +23,8 @@ log = logging.getLogger("freehold.serve")
 class Served:
     """A loaded model with what the protocols need of it."""
 
-    def __init__(self, name: str, model: Model):
-        self.name, self.model = name, model
+    def __init__(self, name: str, model: Model, on_reply: Callable[[str, Completion], None]):
+        self.name, self.model, self._on_reply = name, model, on_reply
         self.loaded_at = self.used_at = time.time()
         self.users = 0
         tokenizer = model.tokenizer
@@ -32,6 +32,9 @@ class Served:
         self.format = ReplyFormat.detect(source, tokenizer.special_tokens)
         self._grammars: Any = None
         self._lock = threading.Lock()
+
+    def replied(self, completion: Completion) -> None:
+        self._on_reply(self.name, completion)
 
     def matcher(self, grammar: str) -> Any:
         """A constraint for one reply. Takes a second at the first call: not for the event loop."""
@@ -44,8 +47,8 @@ class Served:
 
 
 class ModelPool:
-    def __init__(self, settings: Settings):
-        self._settings = settings
+    def __init__(self, settings: Settings, on_reply: Callable[[str, Completion], None]):
+        self._settings, self._on_reply = settings, on_reply
         refs = settings.models or (CATALOGUE[0].name,)
         self.refs = {_name(ref): ref for ref in refs}  # by the name under which it is served
         if len(self.refs) < len(refs):
@@ -118,7 +121,7 @@ class ModelPool:
                 if not idle:
                     raise
                 await self.unload(min(idle, key=lambda served: served.used_at).name)
-        served = self.loaded[name] = Served(name, model)
+        served = self.loaded[name] = Served(name, model, self._on_reply)
         fields = {"model": name, "seconds": round(time.monotonic() - began, 3), "context": model.info["context"]}
         log.info("model loaded", extra={"fields": fields})
         return served
