@@ -321,7 +321,7 @@ async def _start(
 ) -> tuple[list[str | list[int]], list[Reply]]:
     given: Any = body.prompt
     is_one = isinstance(given, str) or isinstance(given[0], int)
-    prompts = [given] if is_one else list(given)
+    prompts: list[str | list[int]] = [given] if is_one else list(given)
     if len(prompts) > 256:
         raise ServeError(400, f"prompt: up to 256 at once, got {len(prompts)}", "invalid_value", "prompt")
     replies: list[Reply] = []
