@@ -19,7 +19,7 @@ test: .venv/parity
 		echo "the real models cannot be fetched: their tests will be skipped"; fi
 	$(BIN)/python -m pytest
 
-lint: .venv/dev
+lint: .venv/parity
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
@@ -44,7 +44,7 @@ sanitize: .venv/dev
 	@touch $@
 
 .venv/built: .venv/created $(NATIVE)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[serve]'
 	@touch $@
 
 .venv/dev: .venv/built

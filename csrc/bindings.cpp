@@ -1,6 +1,7 @@
 // The one binding file: it converts and forwards; arithmetic lives elsewhere.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -8,6 +9,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
+#include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 
@@ -168,6 +171,14 @@ void bind_sampler(nb::module_& m) {
             "num_logprobs"_a = 0, "logit_bias"_a = std::vector<std::pair<int, float>>(),
             "prompt"_a = std::vector<int>())
         .def(
+            "allow",
+            [](Sampler& self, const nb::bytes& bits) {  // little-endian words of 32 tokens
+                std::vector<uint32_t> words(bits.size() / sizeof(uint32_t));
+                std::memcpy(words.data(), bits.data(), words.size() * sizeof(uint32_t));
+                self.allow(std::move(words));
+            },
+            "bits"_a)
+        .def(
             "sample",
             [](Sampler& self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits,
                const std::string& isa) {
@@ -220,15 +231,16 @@ void bind_executor(nb::module_& m) {
         .def("output", &Program::set_output, "buffer"_a)
         .def(
             "embedding",
-            [](Program& p, const std::string& format, Bytes table, int rows, int width, int out) {
+            [](Program& p, const std::string& format, Bytes table, const std::optional<std::string>& path,
+               size_t offset, int rows, int width, int out) {
                 const Format f = format_from_name(format.c_str());
                 const FormatInfo& info = format_info(f);
                 if (width % info.block_elements ||
                     table.size() != size_t(rows) * (size_t(width) / info.block_elements) * info.block_bytes)
                     throw std::invalid_argument("embedding: the bytes do not make that shape");
-                add_embedding(p, {f, table.data(), rows, width, out});
+                add_embedding(p, {f, path ? TensorBytes(*path, offset) : TensorBytes(table.data()), rows, width, out});
             },
-            nb::keep_alive<1, 3>())
+            nb::keep_alive<1, 3>(), "format"_a, "table"_a, "path"_a.none(), "offset"_a, "rows"_a, "width"_a, "out"_a)
         .def("rope_angles", [](Program& p, std::vector<float> frequencies, float scale,
                                int out) { add_rope_angles(p, {std::move(frequencies), scale, out}); })
         .def(

@@ -40,7 +40,7 @@ class RowOperation : public Operation {
 
 class Embedding : public RowOperation {
   public:
-    explicit Embedding(EmbeddingOptions options) : RowOperation(options.out), options_(options) {
+    explicit Embedding(EmbeddingOptions options) : RowOperation(options.out), options_(std::move(options)) {
         const FormatInfo& info = format_info(options_.format);
         row_bytes_ = size_t(options_.width) / info.block_elements * info.block_bytes;
     }
@@ -49,16 +49,19 @@ class Embedding : public RowOperation {
         for (int token : context.step.tokens)
             if (token < 0 || token >= options_.num_rows)
                 throw std::invalid_argument("step: token " + std::to_string(token) + " is not in the vocabulary");
+        blocks_.resize(context.step.tokens.size() * row_bytes_);
+        for (size_t i = 0; i < context.step.tokens.size(); i++)
+            options_.table.read(size_t(context.step.tokens[i]) * row_bytes_, row_bytes_, &blocks_[i * row_bytes_]);
         return RowOperation::plan(context);
     }
-    void row(Context& context, int index, float* out) override {
-        dequantize(options_.format, options_.table + size_t(context.step.tokens[index]) * row_bytes_, out,
-                   size_t(options_.width));
+    void row(Context&, int index, float* out) override {
+        dequantize(options_.format, &blocks_[size_t(index) * row_bytes_], out, size_t(options_.width));
     }
 
   private:
     EmbeddingOptions options_;
     size_t row_bytes_;
+    std::vector<uint8_t> blocks_;  // of the step's tokens
 };
 
 class RopeAngles : public RowOperation {
@@ -413,7 +416,7 @@ void check_linear(Program& program, const LinearOptions& options) {
 
 void add_embedding(Program& program, EmbeddingOptions options) {
     check_width(program, options.out, options.width, "embedding");
-    program.add(std::make_unique<Embedding>(options));
+    program.add(std::make_unique<Embedding>(std::move(options)));
 }
 
 void add_rope_angles(Program& program, RopeAnglesOptions options) {

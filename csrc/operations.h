@@ -6,13 +6,14 @@
 
 #include "formats/blocks.h"
 #include "program.h"
+#include "tensor_bytes.h"
 
 namespace freehold {
 
-// Rows of an embedding table, dequantized from the file's blocks where they lie.
+// Rows of an embedding table, dequantized from the file's blocks.
 struct EmbeddingOptions {
     Format format;
-    const uint8_t* table;  // [rows][width]
+    TensorBytes table;  // [rows][width]
     int num_rows, width, out;
 };
 

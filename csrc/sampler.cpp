@@ -203,6 +203,14 @@ int draw_from(const std::vector<Candidate>& candidates, double uniform) {
     return candidates.back().token;  // rounding left a rest
 }
 
+void mask(float* logits, int vocabulary, const std::vector<uint32_t>& allowed) {
+    for (int begin = 0; begin < vocabulary; begin += 32) {
+        const uint32_t word = size_t(begin / 32) < allowed.size() ? allowed[size_t(begin / 32)] : 0;
+        for (int token = begin; token < std::min(vocabulary, begin + 32) && word != ~uint32_t(0); token++)
+            if (!(word >> (token - begin) & 1)) logits[token] = -kInfinity;
+    }
+}
+
 }  // namespace
 
 Sampler::Sampler(SamplerOptions options, std::vector<int> prompt)
@@ -241,7 +249,8 @@ Sample Sampler::sample(const Kernels& kernels, const float* logits, int vocabula
 
     if (changes_logits()) {
         scratch.adjusted.assign(logits, logits + vocabulary);
-        adjust(scratch.adjusted.data());
+        adjust(scratch.adjusted.data(), vocabulary);
+        allowed_.clear();
         view.read(scratch.adjusted.data());
         if (!std::isfinite(view.max())) return sample;
     }
@@ -260,11 +269,12 @@ Sample Sampler::sample(const Kernels& kernels, const float* logits, int vocabula
 }
 
 bool Sampler::changes_logits() const {
-    return !options_.logit_bias.empty() || options_.repetition_penalty != 1 || options_.presence_penalty != 0 ||
-           options_.frequency_penalty != 0;
+    return !allowed_.empty() || !options_.logit_bias.empty() || options_.repetition_penalty != 1 ||
+           options_.presence_penalty != 0 || options_.frequency_penalty != 0;
 }
 
-void Sampler::adjust(float* logits) const {
+void Sampler::adjust(float* logits, int vocabulary) const {
+    if (!allowed_.empty()) mask(logits, vocabulary, allowed_);
     for (const auto& [token, bias] : options_.logit_bias) logits[token] += bias;
     const auto repeat = [&](int token) {
         float& logit = logits[token];

@@ -1,8 +1,8 @@
 // Draws the next token of one request from its logits.
 //
-// Order: logit bias; repetition, presence and frequency penalties; temperature; top-k; top-p (of what top-k leaves);
-// min-p. Log-probabilities are of the true distribution: log-softmax of the raw logits, before all of these. The draw
-// depends on the seed and on how many tokens the request has drawn, on nothing else.
+// Order: tokens that are allowed; logit bias; repetition, presence and frequency penalties; temperature; top-k; top-p
+// (of what top-k leaves); min-p. Log-probabilities are of the true distribution: log-softmax of the raw logits, before
+// all of these. The draw depends on the seed and on how many tokens the request has drawn, on nothing else.
 //
 // A pass over the vocabulary finds the maximum of each block of it; the blocks that cannot hold a token in question are
 // then skipped. No full sort: top-k and top-p select by partition, O(candidates). On one Zen 4 core, 151,936 logits:
@@ -48,17 +48,21 @@ class Sampler {
     // Throws std::invalid_argument when a token of the bias or the prompt lies outside the vocabulary.
     void check_vocabulary(int vocabulary) const;
 
+    // The next draw is of tokens whose bit is set; those past the last word cannot be drawn.
+    void allow(std::vector<uint32_t> bits) { allowed_ = std::move(bits); }
+
     // The vocabulary must have passed the check.
     Sample sample(const Kernels& kernels, const float* logits, int vocabulary);
 
   private:
     bool changes_logits() const;
-    void adjust(float* logits) const;
+    void adjust(float* logits, int vocabulary) const;
     double next_uniform() const;
 
     SamplerOptions options_;
     std::vector<int> prompt_;             // distinct tokens
     std::unordered_map<int, int> reply_;  // token: times drawn
+    std::vector<uint32_t> allowed_;       // for the next draw; empty: all
     uint64_t drawn_ = 0;
     int largest_token_ = -1;  // of bias and prompt
 };

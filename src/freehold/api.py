@@ -4,217 +4,27 @@ import operator
 import queue
 import threading
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from freehold.engine.engine import Engine
 from freehold.engine.memory import available_memory, budget_kv_blocks
-from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, SamplingParams, TokenEvent
+from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, SamplingParams
 from freehold.errors import EngineError, MemoryBudgetError, RequestError, TemplateError
 from freehold.executors.choice import choose
 from freehold.executors.native import memory_plan, native_sampler
 from freehold.models.registry import model_for
 from freehold.store.references import StoredModel, resolve
-from freehold.text.detokenizer import Detokenizer
-from freehold.text.stop import StopStrings
+from freehold.streams import AsyncStream, Completion, LoopInbox, Piece, PromptLogprob, Reply, Stream, Timings, Usage
 from freehold.text.template import ChatTemplate, encode_chat
 from freehold.text.tokenizer import Tokenizer
 from freehold.weights.checkpoint import Checkpoint
 from freehold.weights.gguf import open_gguf
 
-if TYPE_CHECKING:
-    import asyncio  # imported where it is used: it takes a quarter of the time to import this module
-
 Messages = Sequence[Mapping[str, Any]]
 MAX_STOPS = 16
 MAX_IN_FLIGHT = 256  # requests of one generate_tokens that are submitted at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int  # of the prompt, found in the prefix cache
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Seconds from submission, and rates in tokens per second."""
-
-    queue_s: float
-    prefill_s: float
-    time_to_first_token_s: float
-    decode_s: float
-    prefill_tokens_per_s: float
-    decode_tokens_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A finished reply.
-
-    `logprobs`: of each token under the true distribution: log-softmax of the raw logits, before bias, penalties,
-    temperature and truncation. `top_logprobs`: for each token the (token, log-probability) of the likeliest, when asked
-    for. `finish_reason`: "stop" (an end token or a stop string), "length" (max_tokens or the context's end) or
-    "cancelled".
-    """
-
-    text: str
-    tokens: list[int]
-    logprobs: list[float]
-    top_logprobs: list[list[tuple[int, float]]] | None
-    finish_reason: str
-    usage: Usage
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Text as it comes, with the tokens since the piece before; text may be empty inside a character."""
-
-    text: str
-    token_ids: list[int]
-
-
-class _Reply:
-    """Turns a request's events into pieces and, at the end, a Completion."""
-
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], wants_top: bool):
-        self._detokenizer = Detokenizer(tokenizer)
-        self._stops = StopStrings(stops)
-        self._text: list[str] = []
-        self._tokens: list[int] = []
-        self._logprobs: list[float] = []
-        self._top: list[list[tuple[int, float]]] | None = [] if wants_top else None
-        self.stopped = False  # by a stop string
-        self.request: Any = None
-
-    def token(self, event: TokenEvent) -> Piece:
-        self._tokens.append(event.token)
-        self._logprobs.append(event.logprob)
-        if self._top is not None:
-            self._top.append(event.top)
-        text, self.stopped = self._stops.push(self._detokenizer.push(event.token))
-        self._text.append(text)
-        return Piece(text, [event.token])
-
-    def finish(self, event: FinishEvent) -> tuple[str, Completion]:
-        """(the last text, the completion); raises the request's error if it failed."""
-        if event.error:
-            raise event.error
-        last = ""
-        if not self.stopped:
-            text, self.stopped = self._stops.push(self._detokenizer.finish())
-            last = text if self.stopped else text + self._stops.finish()
-            self._text.append(last)
-        reason = "stop" if self.stopped else event.reason
-        usage = Usage(self.request.num_prompt, len(self._tokens), self.request.num_cached)
-        timings = _timings(self.request, len(self._tokens))
-        return last, Completion("".join(self._text), self._tokens, self._logprobs, self._top, reason, usage, timings)
-
-
-def _timings(request: Request, num_tokens: int) -> Timings:
-    start = request.submitted_at
-    started = request.started_at or request.finished_at
-    first = request.first_token_at or request.finished_at
-    prefill, decode = first - started, request.finished_at - first
-    computed = request.num_prompt - request.num_cached
-    return Timings(
-        queue_s=started - start,
-        prefill_s=prefill,
-        time_to_first_token_s=first - start,
-        decode_s=decode,
-        prefill_tokens_per_s=computed / prefill if prefill > 0 else 0.0,
-        decode_tokens_per_s=(num_tokens - 1) / decode if decode > 0 and num_tokens > 1 else 0.0,
-    )
-
-
-class Stream:
-    """An iterator of Pieces; `completion` is there once it is exhausted. Closing or dropping it cancels the request."""
-
-    def __init__(self, engine: Engine, reply: _Reply, events: "queue.SimpleQueue[Event]"):
-        self._engine, self._reply, self._events = engine, reply, events
-        self._done = False
-        self.request: Request = reply.request
-        self.completion: Completion | None = None
-
-    def __iter__(self) -> Iterator[Piece]:
-        return self
-
-    def __next__(self) -> Piece:
-        while not self._done:
-            event = self._events.get()
-            if isinstance(event, TokenEvent) and not self._reply.stopped:
-                piece = self._reply.token(event)
-                if self._reply.stopped:
-                    self._engine.cancel(self._reply.request)
-                return piece
-            if isinstance(event, FinishEvent):
-                self._done = True
-                last, self.completion = self._reply.finish(event)
-                if last:
-                    return Piece(last, [])
-        raise StopIteration
-
-    def close(self) -> None:
-        if not self._done:
-            self._engine.cancel(self._reply.request)
-            while not self._done:
-                next(self, None)
-
-    def __enter__(self) -> "Stream":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not self._done:
-            self._engine.cancel(self.request)
-
-
-class AsyncStream:
-    """As Stream, for `async for`."""
-
-    def __init__(self, engine: Engine, reply: _Reply, events: "asyncio.Queue[Event]"):
-        self._engine, self._reply, self._events = engine, reply, events
-        self._done = False
-        self.request: Request = reply.request
-        self.completion: Completion | None = None
-
-    def __aiter__(self) -> AsyncIterator[Piece]:
-        return self
-
-    async def __anext__(self) -> Piece:
-        while not self._done:
-            try:
-                event = await self._events.get()
-            except BaseException:  # the task is cancelled
-                self._engine.cancel(self._reply.request)
-                raise
-            if isinstance(event, TokenEvent) and not self._reply.stopped:
-                piece = self._reply.token(event)
-                if self._reply.stopped:
-                    self._engine.cancel(self._reply.request)
-                return piece
-            if isinstance(event, FinishEvent):
-                self._done = True
-                last, self.completion = self._reply.finish(event)
-                if last:
-                    return Piece(last, [])
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        if not self._done:
-            self._engine.cancel(self._reply.request)
-            async for _ in self:
-                pass
-
-    def __del__(self) -> None:
-        if not self._done:
-            self._engine.cancel(self.request)
 
 
 class Model:
@@ -222,7 +32,10 @@ class Model:
 
     Sampling keywords of generate, chat and stream: those of `SamplingParams`; `stop`, a text or several, which the
     reply's text then lacks; `stop_ids`, tokens that end the reply beside the model's own; `ignore_eos=True`, which
-    leaves out the model's own. Closing or dropping a stream cancels its request.
+    leaves out the model's own; `salt`, bytes without which prompts of others share no cached prefix with this one;
+    `constraint`, a `Constraint` (see `text.grammar`) that the reply keeps to; `skip_special=False`, which shows special
+    tokens in the text. Closing or dropping a stream cancels its
+    request.
     """
 
     def __init__(
@@ -257,6 +70,10 @@ class Model:
                 "the model file has no chat template", "ask for a plain completion instead (freehold run --raw)"
             )
         return self._template
+
+    @property
+    def has_template(self) -> bool:
+        return self._template is not None
 
     # Text and tokens.
 
@@ -330,18 +147,20 @@ class Model:
             raise event.error or EngineError("the model was closed before its logits were there")
         return logits
 
-    def _submit(self, tokens: Sequence[int], sink: Callable[[Event], None], sampling: Mapping[str, Any]) -> _Reply:
+    def _submit(self, tokens: Sequence[int], sink: Callable[[Event], None], sampling: Mapping[str, Any]) -> Reply:
         options = dict(sampling)
         stops = _stops(options.pop("stop", None))
         stop_ids = _stop_ids(options.pop("stop_ids", ()))
+        salt, constraint = options.pop("salt", b""), options.pop("constraint", None)
+        skip_special = options.pop("skip_special", True)
         if not options.pop("ignore_eos", False):
             stop_ids |= self.tokenizer.eos_ids
         try:
             params = SamplingParams(**options)
         except TypeError as error:
             raise RequestError(f"sampling options: {error}") from None
-        reply = _Reply(self.tokenizer, stops, params.logprobs > 0)
-        reply.request = Request(tokens, params, sink, stop_ids=stop_ids)
+        reply = Reply(self.tokenizer, stops, wants_top=params.logprobs > 0, skip_special=skip_special)
+        reply.request = Request(tokens, params, sink, stop_ids=stop_ids, salt=salt, constraint=constraint)
         self.engine.submit(reply.request)
         return reply
 
@@ -356,10 +175,10 @@ class Model:
     async def _astream(self, tokens: Callable[[], Sequence[int]], sampling: Mapping[str, Any]) -> AsyncStream:
         import asyncio
 
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+        inbox, events = LoopInbox.of(asyncio.get_running_loop()), asyncio.Queue[Event]()
 
         def sink(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            inbox.put(events, event)
 
         # The stream is made in the thread, so that a cancelled caller drops it and with it the request.
         return await _to_thread(lambda: AsyncStream(self.engine, self._submit(tokens(), sink, sampling), events))
@@ -427,13 +246,15 @@ def load(
     kv_format: str = "f16",
     executor: str = "native",
     device: str = "cpu",
+    max_waiting: int = 1024,
     progress: Any = None,
 ) -> Model:
     """Load a model: a path to a GGUF file, a name in the catalogue, or None for the catalogue's first.
 
     `dtype="float32"` evaluates the weights and the KV cache in float32. `executor="torch"` runs the model on
     tensors, on `device` "cpu" (in float32) or "cuda" (in bfloat16, or as `dtype` says). `context` defaults to what the
-    model was trained for. Memory is budgeted before any is taken (MemoryBudgetError with both figures).
+    model was trained for. More than `max_waiting` requests that wait are refused (QueueFullError). Memory is budgeted
+    before any is taken (MemoryBudgetError with both figures).
     """
     stored = resolve(ref, progress=progress)
     checkpoint = open_gguf(stored.path)
@@ -451,7 +272,7 @@ def load(
     if tokenizer.vocab_size > config.vocabulary_size:
         tokens, rows = tokenizer.vocab_size, config.vocabulary_size
         raise RequestError(f"{stored.path}: {tokens} tokens in the vocabulary, {rows} rows in the embedding")
-    engine = Engine(runner, native_sampler, context=context)
+    engine = Engine(runner, native_sampler, context=context, max_waiting=max_waiting)
     info = _info(stored, checkpoint, model, context, plan)
     info |= {"executor": executor, **runner.info, "kv_tokens": num_blocks * plan.block_size}
     return Model(tokenizer, template, runner, engine, info)
@@ -549,4 +370,15 @@ def _count(shape: Sequence[int]) -> int:
     return count
 
 
-__all__ = ["AsyncStream", "Completion", "Model", "Piece", "Stream", "Timings", "Usage", "describe", "load"]
+__all__ = [
+    "AsyncStream",
+    "Completion",
+    "Model",
+    "Piece",
+    "PromptLogprob",
+    "Stream",
+    "Timings",
+    "Usage",
+    "describe",
+    "load",
+]

@@ -10,6 +10,7 @@ FreeholdError            a user's mistake or a bad file: one line at the CLI (ex
 │   └── PromptTooLongError
 ├── MemoryBudgetError    what was asked does not fit; carries both figures
 └── EngineError          the engine has stopped, or a step failed
+    └── QueueFullError
 """
 
 
@@ -62,4 +63,8 @@ class MemoryBudgetError(FreeholdError):
 
 
 class EngineError(FreeholdError):
+    pass
+
+
+class QueueFullError(EngineError):
     pass

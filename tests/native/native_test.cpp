@@ -43,7 +43,7 @@ void build(Program& program, Format format, const std::vector<float>& table) {
               up = buffer(kInner);
     const int rows = buffer(kWidth, true), logits = buffer(kVocabulary, true);
     const std::vector<float> norm(kWidth, 1.0f), bias(kHeads * kHeadDim, 0.5f);
-    add_embedding(program, {Format::F32, reinterpret_cast<const uint8_t*>(table.data()), 10, kWidth, x});
+    add_embedding(program, {Format::F32, TensorBytes(reinterpret_cast<const uint8_t*>(table.data())), 10, kWidth, x});
     add_rope_angles(program, {std::vector<float>(kHeadDim / 2, 0.1f), 1.0f, angles});
     add_linear(program, {"qkv",
                          x,

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -370,6 +372,16 @@ def test_a_model_without_a_template_does_not_guess(executor):
 
 
 # Logits.
+
+
+def test_a_file_cut_short_while_in_use_is_an_error_of_the_call(smollm, tmp_path):
+    path = tmp_path / "model.gguf"
+    shutil.copy(smollm, path)
+    with freehold.load(path, context=256) as model:
+        assert len(model.generate("Once upon a time", max_tokens=4, temperature=0).tokens) == 4
+        os.truncate(path, 1 << 20)
+        with pytest.raises(EngineError, match="cut short while in use"):
+            model.generate("Another beginning", max_tokens=4, temperature=0)
 
 
 @pytest.mark.parametrize("length", [1, 2, 64, 65, CONTEXT])

@@ -63,7 +63,7 @@ def program(isa, inputs, threads=2):
         num_blocks=4,
     )
     x = made.buffer(inputs.shape[1], False)
-    made.embedding("F32", inputs.tobytes(), *inputs.shape, x)
+    made.embedding("F32", inputs.tobytes(), None, 0, *inputs.shape, x)
     return pool, made, x
 
 

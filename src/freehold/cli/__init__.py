@@ -14,6 +14,7 @@ VERBS = {
     "run": "Ask a model, or chat with it.",
     "show": "What a model is, and the memory it needs.",
     "bench": "How fast a model runs here.",
+    "serve": "Serve models over HTTP.",
     "doctor": "What this machine can do, and what is missing.",
 }
 

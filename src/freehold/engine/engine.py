@@ -4,17 +4,48 @@ import atexit
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from freehold.engine.executor import Executor
 from freehold.engine.kv_cache import BlockPool
-from freehold.engine.request import LogitsEvent, Request, TokenEvent
+from freehold.engine.prompt import prompt_logprobs
+from freehold.engine.request import Constraint, LogitsEvent, PromptEvent, Request, TokenEvent
 from freehold.engine.scheduler import Scheduler, Work
-from freehold.errors import EngineError, FreeholdError, PromptTooLongError, RequestError
+from freehold.errors import EngineError, FreeholdError, PromptTooLongError, QueueFullError, RequestError
 
 _log = logging.getLogger("freehold.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Requests and KV blocks now; tokens, steps and requests by their end since the engine was made."""
+
+    running: int
+    waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    steps: int
+    prefill_tokens: int
+    decode_tokens: int
+    prefix_query_tokens: int  # of prompts that could have been found in the prefix cache
+    prefix_hit_tokens: int
+    preemptions: int
+    finished: dict[str, int]
+
+
+@dataclass(slots=True)
+class _Counts:
+    steps: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    finished: Counter[str] = field(default_factory=Counter)
+
+
+def _constraint_error(error: Exception) -> FreeholdError:
+    return error if isinstance(error, FreeholdError) else RequestError(f"the reply's grammar: {error}")
 
 
 class Engine:
@@ -51,6 +82,8 @@ class Engine:
         self._cancelled: deque[Request] = deque()
         self._closed = False
         self._failure: EngineError | None = None  # why the loop has ended, where it was not closed
+        self._counts = _Counts()
+        self._masks: Any = None  # the thread that computes masks
         self._thread = threading.Thread(target=self._loop, name="freehold-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # a thread in native code must not outlive the interpreter
@@ -60,7 +93,7 @@ class Engine:
 
         A reply ends with "length" where prompt and reply fill the context, even if max_tokens is more. Raises
         RequestError for an empty prompt or unknown tokens, PromptTooLongError before anything is taken, EngineError
-        when the engine is closed or its queue is full.
+        when the engine is closed, QueueFullError when too many wait.
         """
         self._check(request)
         request.sampler = self._make_sampler(request)
@@ -70,7 +103,7 @@ class Engine:
             if self._closed:
                 raise self._failure or EngineError("the engine is closed")
             if len(self._submitted) + len(self._scheduler.waiting) >= self.max_waiting:
-                raise EngineError(f"the queue is full: {self.max_waiting} requests wait already", "try again later")
+                raise QueueFullError(f"the queue is full: {self.max_waiting} requests wait already", "try again later")
             self._submitted.append(request)
             self._changed.notify()
 
@@ -80,12 +113,31 @@ class Engine:
             self._cancelled.append(request)
             self._changed.notify()
 
+    def stats(self) -> EngineStats:
+        """What the engine is doing and has done so far."""
+        scheduler, pool, counts = self._scheduler, self._scheduler.pool, self._counts
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting) + len(self._submitted),
+            kv_blocks_used=self.executor.num_blocks - pool.num_available,
+            kv_blocks_total=self.executor.num_blocks,
+            steps=counts.steps,
+            prefill_tokens=counts.prefill_tokens,
+            decode_tokens=counts.decode_tokens,
+            prefix_query_tokens=scheduler.prefix_query_tokens,
+            prefix_hit_tokens=scheduler.prefix_hit_tokens,
+            preemptions=scheduler.preemptions,
+            finished=dict(counts.finished),
+        )
+
     def close(self) -> None:
         """Stop after the step at hand; unfinished requests end as cancelled."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        if self._masks:
+            self._masks.shutdown()
         atexit.unregister(self.close)
 
     def _check(self, request: Request) -> None:
@@ -107,7 +159,10 @@ class Engine:
                 if not work:
                     continue
                 try:
+                    masks = self._start_masks(work)
                     self.executor.run(batch)
+                    self._count(work)
+                    self._set_masks(masks)
                     self._postprocess(work)
                 except Exception as error:
                     self._fail(work, error)
@@ -133,8 +188,27 @@ class Engine:
                 self._end(request, "cancelled")
         return not closed
 
+    # Constraints: masks are computed by a thread of their own while the step runs.
+
+    def _start_masks(self, work: Work) -> dict[Request, Any]:
+        drawing = [request for request, rows in work if request.constraint and rows == request.num_remaining]
+        if drawing and self._masks is None:
+            from concurrent.futures import ThreadPoolExecutor  # slow to import
+
+            self._masks = ThreadPoolExecutor(1, "freehold-masks")
+        return {request: self._masks.submit(request.constraint.mask) for request in drawing if request.constraint}
+
+    def _set_masks(self, masks: dict[Request, Any]) -> None:
+        """Hand the masks to the samplers. What is drawn for a request whose constraint has failed is thrown away."""
+        for request, mask in masks.items():
+            try:
+                if (bits := mask.result()) is not None:
+                    request.sampler.allow(bits)
+            except Exception as error:
+                request.failure = _constraint_error(error)
+
     def _postprocess(self, work: Work) -> None:
-        if any(request.wants_logits for request, _ in work):
+        if any(request.reads_rows for request, _ in work):
             samples = iter(self._read_logits(work))
         else:
             sampling = [request.sampler for request, rows in work if rows == request.num_remaining]
@@ -149,27 +223,49 @@ class Engine:
                 self._accept(request, next(samples))
 
     def _read_logits(self, work: Work) -> list[Any]:
-        """Send logits to those that want them, and sample the other rows that end a request's known tokens."""
+        """Give those that read rows what they ask for, and sample the rows that end a request's known tokens."""
         logits, at, samples = self.executor.logits(), 0, []
         for request, rows in work:
-            if request.wants_logits:
-                request.emit(LogitsEvent(request.num_computed, logits[at : at + rows]))
+            ends = rows == request.num_remaining
+            if request.reads_rows:
+                self._emit_rows(request, logits[at : at + rows])
                 at += rows
-            elif rows == request.num_remaining:
-                samples.append(request.sampler.sample(logits[at]))
+            elif ends:
                 at += 1
+            if ends and not request.wants_logits:
+                samples.append(request.sampler.sample(logits[at - 1]))
         return samples
+
+    def _emit_rows(self, request: Request, logits: Any) -> None:
+        first = request.num_computed
+        if request.wants_logits:
+            request.emit(LogitsEvent(first, logits))
+        elif known := request.tokens[first + 1 : min(first + 1 + len(logits), request.num_prompt)]:
+            count = request.params.prompt_logprobs or 0
+            request.emit(PromptEvent(first + 1, prompt_logprobs(logits[: len(known)], known, count)))
 
     def _accept(self, request: Request, sample: Any) -> None:
         token, logprob, top = sample
-        if token < 0:
+        if request.failure:
+            self._end(request, "error", request.failure)
+        elif token < 0:
             self._end(request, "error", EngineError("the model's logits are not numbers: its weights are damaged"))
-            return
+        elif len(request.tokens) >= request.max_length:  # only the prompt's log-probabilities were asked for
+            self._end(request, "length")
+        elif token in request.stop_ids:
+            self._note_first_token(request)
+            self._end(request, "stop")
+        else:
+            self._note_first_token(request)
+            self._append(request, token, logprob, top)
+            if request.constraint and not request.finished:
+                self._follow(request, request.constraint, token)
+
+    def _note_first_token(self, request: Request) -> None:
         if not request.first_token_at:
             request.first_token_at = time.monotonic()
-        if token in request.stop_ids:
-            self._end(request, "stop")
-            return
+
+    def _append(self, request: Request, token: int, logprob: float, top: list[tuple[int, float]]) -> None:
         request.tokens.append(token)
         request.emit(TokenEvent(token, logprob, top))
         if len(request.tokens) >= request.max_length:
@@ -177,9 +273,33 @@ class Engine:
         elif request.abandoned:
             self._end(request, "cancelled")
 
+    def _follow(self, request: Request, constraint: Constraint, token: int) -> None:
+        """Tell the constraint what was drawn; append what it forces."""
+        try:
+            constraint.accept(token)
+            forced = constraint.forced()
+        except Exception as error:
+            self._end(request, "error", _constraint_error(error))
+            return
+        for token in forced:
+            if not request.finished:
+                self._append(request, token, 0.0, [])
+        if constraint.finished and not request.finished:
+            self._end(request, "stop")
+
     def _end(self, request: Request, reason: str, error: FreeholdError | None = None) -> None:
         self._scheduler.remove(request)
         request.finish(reason, error)
+        self._counts.finished[reason] += 1
+
+    def _count(self, work: Work) -> None:
+        counts = self._counts
+        counts.steps += 1
+        for request, rows in work:
+            if request.num_computed + rows <= request.num_prompt:
+                counts.prefill_tokens += rows
+            else:
+                counts.decode_tokens += rows
 
     def _fail(self, work: Work, error: Exception) -> None:
         """A step failed: its requests end with the reason, the others go on."""

@@ -75,19 +75,22 @@ class BlockPool:
             self._children.setdefault(parent, set()).add(block)
         return digest
 
-    def match(self, tokens: Sequence[int], salt: bytes) -> tuple[list[int], list[bytes]]:
-        """Take a reference to each cached block with which `tokens` begins: (blocks, digests)."""
-        blocks, digests, parent = [], [], self.root(salt)
+    def digests(self, tokens: Sequence[int], salt: bytes) -> list[bytes]:
+        """Those of the full blocks of `tokens`."""
+        digests, parent = [], self.root(salt)
         for start in range(0, len(tokens) - self.block_size + 1, self.block_size):
-            digest = self.digest(parent, tokens[start : start + self.block_size])
-            block = self._by_digest.get(digest)
-            if block is None:
+            digests.append(parent := self.digest(parent, tokens[start : start + self.block_size]))
+        return digests
+
+    def match(self, digests: Sequence[bytes]) -> tuple[list[int], list[bytes]]:
+        """Take a reference to each cached block with which a sequence of these begins: (blocks, their digests)."""
+        blocks = []
+        for digest in digests:
+            if (block := self._by_digest.get(digest)) is None:
                 break
             self._take(block)
             blocks.append(block)
-            digests.append(digest)
-            parent = digest
-        return blocks, digests
+        return blocks, list(digests[: len(blocks)])
 
     def copy_partial(
         self, parent: bytes, tokens: Sequence[int], copy: Callable[[int, int], None]

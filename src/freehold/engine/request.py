@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from freehold.errors import FreeholdError, RequestError
 
@@ -32,6 +32,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     seed: int | None = None  # None: a random one
     logprobs: int = 0  # likeliest tokens to report with each token
+    prompt_logprobs: int | None = None  # the same of the prompt's tokens; None: nothing about them
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -43,8 +44,11 @@ class SamplingParams:
         _check_range("frequency_penalty", self.frequency_penalty, -100, 100)
         _check_integer("top_k", self.top_k, 0, (1 << 31) - 1)
         _check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.prompt_logprobs is not None:
+            _check_integer("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         if self.max_tokens is not None:
-            _check_integer("max_tokens", self.max_tokens, 1, (1 << 31) - 1)
+            least = 1 if self.prompt_logprobs is None else 0
+            _check_integer("max_tokens", self.max_tokens, least, (1 << 31) - 1)
         if self.seed is not None:
             _check_integer("seed", self.seed, 0, (1 << 64) - 1)
         if not isinstance(self.logit_bias, Mapping):
@@ -81,12 +85,39 @@ class LogitsEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptEvent:
+    """Of prompt tokens from position `first` on: (log-probability, likeliest tokens); may come again as logits do."""
+
+    first: int
+    logprobs: list[tuple[float, list[tuple[int, float]]]]
+
+
+@dataclass(frozen=True, slots=True)
 class FinishEvent:
     reason: str  # "stop", "length", "cancelled" or "error"
     error: FreeholdError | None = None
 
 
-Event = TokenEvent | LogitsEvent | FinishEvent
+Event = TokenEvent | LogitsEvent | PromptEvent | FinishEvent
+
+
+class Constraint(Protocol):
+    """What the next tokens of one reply may be. Never called by two threads at once.
+
+    `mask` is computed while the step runs whose logits it is for. An exception ends the request with its text.
+    """
+
+    finished: bool  # nothing may follow
+
+    def mask(self) -> bytes | None:
+        """Little-endian 32-bit words, a set bit for each token that may come next; None: any."""
+        ...
+
+    def accept(self, token: int) -> None: ...
+
+    def forced(self) -> list[int]:
+        """Tokens that must come now; they are not drawn, and have been accepted."""
+        ...
 
 
 class Request:
@@ -105,6 +136,7 @@ class Request:
         stop_ids: frozenset[int] = frozenset(),
         wants_logits: bool = False,
         salt: bytes = b"",
+        constraint: Constraint | None = None,
     ):
         try:
             self.tokens = [operator.index(token) for token in prompt]
@@ -116,16 +148,19 @@ class Request:
         self.stop_ids = stop_ids
         self.wants_logits = wants_logits
         self.salt = salt  # requests of different salts share no prefix
+        self.constraint = constraint
         self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
         self.sampler: Any = None  # made by the engine at submission
         self.max_length = 0  # tokens, prompt included; set by the engine
         # What the scheduler keeps.
         self.blocks: list[int] = []
         self.hashes: list[bytes] = []  # of the full blocks that are computed
+        self.prompt_hashes: list[bytes] = []  # of the full blocks of its known tokens, when last admitted
         self.num_computed = 0  # leading tokens whose keys and values are cached
         self.num_cached = 0  # of these, found in the prefix cache when first admitted
         self.finished = False
         self.abandoned = False  # its sink has failed
+        self.failure: FreeholdError | None = None  # of its constraint
         # Monotonic times, seconds.
         self.submitted_at = time.monotonic()
         self.started_at = self.first_token_at = self.finished_at = 0.0
@@ -134,6 +169,17 @@ class Request:
     def num_remaining(self) -> int:
         """Rows to compute before the next token can be drawn."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether the logits of all its next rows are read, not only of the last."""
+        reads_prompt = self.params.prompt_logprobs is not None and self.num_computed < self.num_prompt
+        return self.wants_logits or reads_prompt
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether its prompt may be taken from the prefix cache: rows that are read must be computed."""
+        return not self.wants_logits and self.params.prompt_logprobs is None
 
     def emit(self, event: Event) -> None:
         if self.abandoned:

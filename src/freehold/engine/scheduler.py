@@ -1,8 +1,9 @@
 """Which rows make up the next step.
 
 Continuous batching (Yu et al. 2022) with chunked prefill (Agrawal et al. 2023): every decoding request gets its row,
-what is left of the step goes to prefill, in turns. A request is admitted when its whole prompt has blocks; when a
-decoding request finds none, the youngest is preempted: its blocks are freed and it is computed again later.
+what is left of the step goes to prefill, in turns. A request is admitted when its whole prompt has blocks, and no
+other is computing the beginning that they share; when a decoding request finds no block, the youngest is preempted:
+its blocks are freed and it is computed again later.
 """
 
 import time
@@ -33,6 +34,7 @@ class Scheduler:
         self.copy_block = copy_block
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
+        self.prefix_query_tokens = self.prefix_hit_tokens = self.preemptions = 0
         self._turn = 0  # which prefilling request is first in the next step
         self._head_fits = True  # False: the oldest waiting request did not fit, and no block was freed since
 
@@ -57,7 +59,7 @@ class Scheduler:
         work: Work = []
         for request in list(self.running):
             # One that was preempted for another of this step has no blocks.
-            if request.blocks and request.num_remaining == 1 and not request.wants_logits:
+            if request.blocks and request.num_remaining == 1 and not request.reads_rows:
                 self._ensure_block(request)
                 work.append((request, 1))
         work = [(request, rows) for request, rows in work if request.blocks]
@@ -77,18 +79,30 @@ class Scheduler:
         while self.waiting and self._head_fits and len(self.running) < self.max_requests:
             request = self.waiting[0]
             num_blocks = -(-len(request.tokens) // self.pool.block_size)
-            if not request.wants_logits:
-                request.blocks, request.hashes = self.pool.match(request.tokens[:-1], request.salt)
+            if request.shares_prefix:
+                request.prompt_hashes = self.pool.digests(request.tokens[:-1], request.salt)
+                request.blocks, request.hashes = self.pool.match(request.prompt_hashes)
+                if self._is_coming(request):
+                    self._free(request)
+                    return
             # One block for each running request stays free, so that what is admitted is not preempted at once.
             if num_blocks - len(request.blocks) + len(self.running) > self.pool.num_available:
                 self._free(request)
                 self._head_fits = False
                 return
-            if not request.wants_logits:
+            if request.shares_prefix:
                 self._use_cached(request)
             request.blocks += [self.pool.allocate() for _ in range(num_blocks - len(request.blocks))]
             request.started_at = request.started_at or time.monotonic()
             self.running.append(self.waiting.popleft())
+
+    def _is_coming(self, request: Request) -> bool:
+        """Whether the first block that the request lacks is being computed for another: then it waits for that."""
+        at = len(request.hashes)
+        if at == len(request.prompt_hashes):
+            return False
+        lacking = request.prompt_hashes[at]
+        return any(other.num_remaining > 1 and lacking in other.prompt_hashes[at : at + 1] for other in self.running)
 
     def _use_cached(self, request: Request) -> None:
         """Count what the matched blocks hold, and copy what the next has in common with a cached one, where it can be.
@@ -104,6 +118,8 @@ class Scheduler:
             request.num_computed += partial[1]
         if not request.started_at:
             request.num_cached = request.num_computed
+        self.prefix_query_tokens += len(request.tokens) - 1
+        self.prefix_hit_tokens += request.num_computed
 
     def _ensure_block(self, request: Request) -> None:
         """Give a decoding request the block of its next row, at the cost of the youngest (itself, maybe)."""
@@ -114,6 +130,7 @@ class Scheduler:
                 self._preempt(max(self.running, key=lambda r: r.submitted_at))
 
     def _preempt(self, request: Request) -> None:
+        self.preemptions += 1
         self.running.remove(request)
         self._free(request)
         self.waiting.appendleft(request)
@@ -126,18 +143,18 @@ class Scheduler:
     def _add_prefill(self, work: Work) -> None:
         rows = self.max_rows - len(work)
         logit_rows = self.max_logit_rows - len(work)
-        prefilling = [request for request in self.running if request.num_remaining > 1 or request.wants_logits]
+        prefilling = [request for request in self.running if request.num_remaining > 1 or request.reads_rows]
         self._turn += 1
         for i in range(len(prefilling)):
             request = prefilling[(self._turn + i) % len(prefilling)]
             chunk = min(request.num_remaining, rows)
-            if request.wants_logits:
+            if request.reads_rows:
                 chunk = min(chunk, logit_rows)
             if chunk <= 0 or not logit_rows:
                 continue
             work.append((request, chunk))
             rows -= chunk
-            logit_rows -= chunk if request.wants_logits else 1
+            logit_rows -= chunk if request.reads_rows else 1
 
     def _batch(self, work: Work) -> Batch:
         batch = Batch()
@@ -148,7 +165,7 @@ class Scheduler:
             batch.block_tables.append(request.blocks)
             end = len(batch.tokens)
             batch.row_starts.append(end)
-            if request.wants_logits:
+            if request.reads_rows:
                 batch.logit_rows += range(end - rows, end)
             elif rows == request.num_remaining:
                 batch.logit_rows.append(end - 1)

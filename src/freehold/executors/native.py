@@ -362,7 +362,6 @@ class NativeExecutor:
         config = model.config
         self.num_blocks, self.max_rows, self.vocabulary_size = num_blocks, max_rows, config.vocabulary_size
         self.pool = make_pool(threads)
-        self._checkpoint = checkpoint  # the embedding is read where it lies in the file
         self._program = _native.Program(
             self.pool,
             max_rows=max_rows,
@@ -385,7 +384,7 @@ class NativeExecutor:
     def _pack(self, matrices: list[Parameter], dtype: str | None) -> dict[str, Any]:
         """The matrices repacked: those that lie in the file all at once, what is made first one by one."""
         arena = _native.WeightArena(sum(_packed_bytes(parameter, dtype) for parameter in matrices))
-        lying = [p for p in matrices if dtype is None and p.tensor.mapped]
+        lying = [p for p in matrices if dtype is None and p.tensor.place]
         tensors = [(p.tensor.format, *p.shape, p.tensor.data, True) for p in lying]
         packed = {p.name: weight for p, weight in zip(lying, _native.pack(self.pool, arena, tensors), strict=True)}
         for parameter in (p for p in matrices if p.name not in packed):
@@ -401,7 +400,10 @@ class NativeExecutor:
     def _add_embedding(self, step: Step) -> None:
         call = step.calls[0]
         tensor = call.options["table"].tensor
-        self._program.embedding(tensor.format, tensor.data, *tensor.shape, self._buffers[call.output])
+        path, offset = tensor.place or (None, 0)
+        self._program.embedding(
+            tensor.format, tensor.data, path and str(path), offset, *tensor.shape, self._buffers[call.output]
+        )
 
     def _add_linear(self, step: Step) -> None:
         group, norm, rope = step.options["group"], step.options["norm"], step.options.get("rope")

@@ -8,14 +8,14 @@ from freehold.text.tokenizer import Tokenizer
 class Detokenizer:
     """Feeds tokens' bytes through an incremental UTF-8 decoder; what it gives in all equals `Tokenizer.decode`."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True):
+        self._tokenizer, self._skip_special = tokenizer, skip_special
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at_start = tokenizer.strips_first_space
 
     def push(self, token: int) -> str:
-        """The characters that this token completes; special tokens give none."""
-        if self._tokenizer.is_special(token):
+        """The characters that this token completes; special tokens give none where they are skipped."""
+        if self._skip_special and self._tokenizer.is_special(token):
             return ""
         data = self._tokenizer.piece(token)
         if self._at_start and data:

@@ -9,16 +9,18 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]):
         self._stops = [stop for stop in stops if stop]
         self._held = ""
+        self.found: str | None = None  # the one that was reached
 
     def push(self, piece: str) -> tuple[str, bool]:
         """(text to pass on, whether a stop string was reached)."""
         if not self._stops:
             return piece, False
         text = self._held + piece
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
+            at, self.found = min(found)
             self._held = ""
-            return text[: min(found)], True
+            return text[:at], True
         keep = max(self._beginning(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

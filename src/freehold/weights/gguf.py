@@ -68,7 +68,7 @@ def _open_one(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except FreeholdError as error:
         raise type(error)(f"{path}: {error}", error.hint) from None
     tensors = {
-        name: Tensor(name, shape, form, view[offset : offset + size], mapped=True)
+        name: Tensor(name, shape, form, view[offset : offset + size], (path, offset))
         for name, shape, form, offset, size in entries
     }
     return metadata, tensors

@@ -7,6 +7,7 @@ checkpoint larger than memory can still be read tensor by tensor.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from freehold import _native
@@ -86,7 +87,7 @@ class Tensor(_Derivable):
     shape: tuple[int, ...]
     format: str
     data: memoryview = field(repr=False)
-    mapped: bool = field(default=False, repr=False)  # `data` lies in a mapped file
+    place: tuple[Path, int] | None = field(default=None, repr=False)  # the file that `data` is mapped from, and where
 
     @property
     def parts(self) -> "list[Tensor]":
@@ -95,11 +96,12 @@ class Tensor(_Derivable):
 
     def _rows(self, start: int, count: int, shape: tuple[int, ...]) -> "Tensor":
         row = self.data.nbytes // self.shape[0]
-        return replace(self, shape=shape, data=self.data[start * row : (start + count) * row])
+        place = self.place and (self.place[0], self.place[1] + start * row)
+        return replace(self, shape=shape, data=self.data[start * row : (start + count) * row], place=place)
 
     def release(self) -> None:
         """Let go of the memory behind a mapped file's pages; a later read brings them back."""
-        if self.mapped:
+        if self.place:
             _native.release_pages(self.data)
 
     def reshape(self, shape: tuple[int, ...]) -> "Tensor":
@@ -128,7 +130,7 @@ class DerivedTensor(_Derivable):
     format: str
     make: Callable[[], Any] = field(repr=False)
     source: Any = field(repr=False)
-    mapped: ClassVar[bool] = False
+    place: ClassVar[None] = None
 
     @property
     def data(self) -> memoryview:

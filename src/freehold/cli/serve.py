@@ -1,0 +1,96 @@
+"""freehold serve: models over HTTP."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from freehold.errors import RequestError
+
+
+def _from_file(ctx: click.Context, _: Any, path: Path | None) -> None:
+    """Values of a TOML file, named as the flags are, become their defaults."""
+    if path is None:
+        return
+    try:
+        given = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RequestError(f"--config {path}: {error}") from None
+    names = {
+        option.lstrip("-").replace("-", "_"): parameter.name
+        for parameter in ctx.command.params
+        for option in parameter.opts
+    }
+    for name in given:
+        if name.replace("-", "_") not in names:
+            raise RequestError(f"--config {path}: {name!r} is unknown", f"known: {', '.join(sorted(names))}")
+    ctx.default_map = {names[name.replace("-", "_")]: value for name, value in given.items()}
+
+
+def _option(*names: str, **attributes: Any) -> Any:
+    long = next(name for name in names if name.startswith("--"))
+    return click.option(*names, envvar="FREEHOLD_" + long[2:].upper().replace("-", "_"), show_envvar=True, **attributes)
+
+
+@click.command(name="serve")
+@click.argument("models", nargs=-1, metavar="[MODEL]…")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_from_file,
+    envvar="FREEHOLD_CONFIG",
+    help="A TOML file that says what these options say.",
+)
+@_option("--host", default="127.0.0.1", show_default=True)
+@_option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
+@_option("--api-key", multiple=True, metavar="KEY", help="Requests must bring one of these.")
+@_option("--api-key-file", type=click.Path(path_type=Path), help="A file with a key on each line.")
+@_option("--admin-key", metavar="KEY", help="Switches on the routes that load and unload models.")
+@_option("--allowed-host", multiple=True, metavar="NAME", help="A name under which the server may be asked.")
+@_option("--origin", multiple=True, metavar="URL", help="A page's origin that may ask (CORS).")
+@_option("--tls-certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@_option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@_option("--context", type=int, metavar="TOKENS", help="Context length [default: as trained].")
+@_option("--threads", type=int, metavar="N", help="Threads [default: all cores].")
+@_option("--kv-type", type=click.Choice(["f16", "bf16", "int8", "f32"]), default="f16", show_default=True)
+@_option("--max-waiting", type=click.IntRange(1, 100_000), default=256, show_default=True, help="Requests.")
+@_option("--max-body", type=click.IntRange(1, 1024), default=16, show_default=True, metavar="MB")
+@_option(
+    "--drain",
+    type=click.FloatRange(0, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="What running replies get when the server is told to stop.",
+)
+@_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+def command(models, api_key, api_key_file, allowed_host, origin, max_body, drain, log_level, **options):
+    """Serve models over HTTP: the OpenAI, Anthropic and Ollama protocols, and a chat page.
+
+    MODEL is a catalogue name or a path to a .gguf file; the first is loaded at once, others when they are asked for.
+    """
+    try:
+        from freehold.serve.run import serve
+    except ModuleNotFoundError as error:
+        raise RequestError(f"serve: {error.name} is not installed", "pip install 'freehold[serve]'") from None
+    from freehold.serve.settings import Settings
+
+    keys = list(api_key)
+    if api_key_file:
+        try:
+            keys += [key for line in api_key_file.read_text().splitlines() if (key := line.strip())]
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"--api-key-file {api_key_file}: {error}") from None
+    settings = Settings(
+        models=tuple(models),
+        api_keys=tuple(keys),
+        allowed_hosts=tuple(allowed_host),
+        origins=tuple(origin),
+        max_body_bytes=max_body << 20,
+        drain_s=drain,
+        **options,
+    )
+    serve(settings, log_level)
