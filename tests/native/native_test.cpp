@@ -56,7 +56,7 @@ void build(Program& program, Format format, const std::vector<float>& table) {
                          Epilogue::Cache,
                          {angles, kHeadDim, false},
                          0});
-    add_attention(program, {q, attended, 0, kHeads, 0.125f});
+    add_attention(program, {q, attended, 0, kHeads, 0.125f, 0, {}});
     add_linear(program,
                {"o", attended, {}, 0, {{weights.make(kWidth, kHeads * kHeadDim), {}, x}}, x, Epilogue::None, {}, 0});
     add_linear(program, {"gate",
