@@ -1,0 +1,42 @@
+"""What every examination says, in one form: rows with their evidence, so that each output can show all of them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How a row reads to somebody who must decide."""
+
+    GOOD = "good"
+    PARTIAL = "partial"
+    BAD = "bad"
+    UNKNOWN = "unknown"  # not evidenced: never guessed
+    NEUTRAL = "neutral"  # a fact, neither good nor bad
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Where a claim rests: `file` is relative to the folder, `place` a line ("line 12") or field ("license")."""
+
+    file: str
+    place: str
+    quote: str = ""
+    asserted_by: str = ""  # a person who added it; empty: the artefact itself
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    label: str
+    value: str
+    status: Status = Status.NEUTRAL
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the report: its title, a verdict in a line, rows, and what a reader must know beside them."""
+
+    title: str
+    verdict: str
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
