@@ -111,7 +111,7 @@ Step make_step(std::vector<int32_t> tokens, std::vector<int32_t> positions, cons
         const int first = row_starts[r];
         if (first < 0 || first >= step.num_rows()) throw std::invalid_argument("step: row_starts");
         step.requests.push_back(
-            {first, row_starts[r + 1] - first, step.positions.at(size_t(first)), std::move(block_tables[r])});
+            {first, row_starts[r + 1] - first, step.positions.at(size_t(first)), std::move(block_tables[r]), {}});
     }
     return step;
 }
@@ -210,23 +210,27 @@ void bind_executor(nb::module_& m) {
     nb::class_<PackedWeight>(m, "PackedWeight");
     nb::class_<WeightArena>(m, "WeightArena").def(nb::init<size_t>(), "num_bytes"_a);
     m.def("packed_bytes", &packed_bytes, "format"_a, "rows"_a, "cols"_a);
-    m.def("kv_block_bytes", [](const std::string& format, int layers, int heads, int head_dim) {
-        return KvLayout{kv_format(format), layers, heads, head_dim}.block_bytes();
-    });
-    m.attr("KV_BLOCK") = kKvBlock;
+    nb::class_<CacheLayout>(m, "CacheLayout")
+        .def(
+            "__init__",
+            [](CacheLayout* self, const std::string& format, int layers, int kv_heads, int head_dim, int num_pages) {
+                new (self) CacheLayout{{kv_format(format), layers, kv_heads, head_dim}, num_pages, {}, 0, 0};
+            },
+            "kv_format"_a, "layers"_a, "kv_heads"_a, "head_dim"_a, "num_pages"_a = 1)
+        .def("add_rows", &CacheLayout::add_rows, "width"_a)
+        .def("add_state", &CacheLayout::add_state, "floats"_a)
+        .def_prop_ro("block_bytes", &CacheLayout::block_bytes);
+    m.attr("PAGE_TOKENS") = kKvBlock;
     m.def("pack", &pack, "pool"_a, "arena"_a, "tensors"_a);
     m.def("release_pages", [](const Bytes& mapped) { release_pages(mapped.data(), mapped.size()); });
 
     nb::class_<Program>(m, "Program")
         .def(
             "__init__",
-            [](Program* self, Pool& pool, int max_rows, int max_logit_rows, const std::string& kv, int layers,
-               int kv_heads, int head_dim, int num_blocks) {
-                new (self) Program(*pool.kernels, pool.threads, {max_rows, max_logit_rows},
-                                   {kv_format(kv), layers, kv_heads, head_dim}, num_blocks);
+            [](Program* self, Pool& pool, int max_rows, int max_logit_rows, const CacheLayout& cache, int num_blocks) {
+                new (self) Program(*pool.kernels, pool.threads, {max_rows, max_logit_rows}, cache, num_blocks);
             },
-            "pool"_a, "max_rows"_a, "max_logit_rows"_a, "kv_format"_a, "layers"_a, "kv_heads"_a, "head_dim"_a,
-            "num_blocks"_a)
+            "pool"_a, "max_rows"_a, "max_logit_rows"_a, "cache"_a, "num_blocks"_a)
         .def("buffer", &Program::add_buffer, "width"_a, "logit_rows"_a)
         .def("output", &Program::set_output, "buffer"_a)
         .def(

@@ -12,22 +12,25 @@ constexpr int kManyItems = 8;  // for each thread
 
 }  // namespace
 
-Program::Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, ProgramLimits limits, KvLayout kv,
-                 int num_kv_blocks)
+Program::Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, ProgramLimits limits, CacheLayout cache,
+                 int num_blocks)
     : pool_(std::move(pool)),
       context_{.kernels = &kernels,
                .num_threads = pool_->size(),
                .limits = limits,
-               .kv = kv,
-               .num_kv_blocks = num_kv_blocks,
-               .kv_pool = Pages(kv.block_bytes() * num_kv_blocks),
+               .cache = cache,
+               .kv = cache.kv,
+               .num_blocks = num_blocks,
+               .cache_pages = Pages(cache.page_bytes() * size_t(cache.num_pages) * size_t(num_blocks)),
+               .cache_states = Pages(cache.state_floats * sizeof(float) * size_t(num_blocks)),
                .buffers = {},
                .shared_rows = {},
                .private_rows = {},
                .scratch = {},
                .states = {},
                .step = {}} {
-    if (kv.padded_dim() > kMaxHeadDim) throw std::invalid_argument("head size over " + std::to_string(kMaxHeadDim));
+    if (cache.kv.padded_dim() > kMaxHeadDim)
+        throw std::invalid_argument("head size over " + std::to_string(kMaxHeadDim));
     context_.reserve_columns(kBlock);
 }
 
@@ -69,17 +72,22 @@ void Program::check(const Step& step) const {
         for (int i = 0; i < request.num_rows; i++)
             require(step.positions[request.first_row + i] == request.position + i,
                     "step: positions are not consecutive");
-        require(
-            request.position >= 0 && size_t(request.position + request.num_rows) <= request.blocks.size() * kKvBlock,
-            "step: block table too short");
-        for (int block : request.blocks)
-            require(block >= 0 && block < context_.num_kv_blocks, "step: KV block out of range");
+        const size_t tokens = request.blocks.size() * size_t(context_.cache.num_pages) * kKvBlock;
+        require(request.position >= 0 && size_t(request.position + request.num_rows) <= tokens,
+                "step: block table too short");
+        for (int block : request.blocks) require(block >= 0 && block < context_.num_blocks, "step: block out of range");
     }
     require(next_row == step.num_rows(), "step: rows without a request");
 }
 
 void Program::run(Step step) {
     check(step);
+    const int num_pages = context_.cache.num_pages;
+    for (StepRequest& request : step.requests) {
+        request.pages.clear();
+        for (int block : request.blocks)
+            for (int page = 0; page < num_pages; page++) request.pages.push_back(block * num_pages + page);
+    }
     context_.step = std::move(step);
     if (progress_.size() != operations_.size()) progress_ = std::vector<Progress>(operations_.size());
     for (size_t i = 0; i < operations_.size(); i++) {
@@ -123,11 +131,14 @@ void Program::run_items(Operation& operation, Progress& progress, int thread) {
 }
 
 void Program::copy_block(int source, int target) {
-    const size_t bytes = context_.kv.block_bytes();
-    const int blocks = context_.num_kv_blocks;
+    const int blocks = context_.num_blocks;
     if (source < 0 || source >= blocks || target < 0 || target >= blocks)
-        throw std::invalid_argument("KV block out of range");
-    std::memcpy(context_.kv_pool.data() + target * bytes, context_.kv_pool.data() + source * bytes, bytes);
+        throw std::invalid_argument("block out of range");
+    const auto copy = [&](const Pages& pool, size_t bytes) {
+        if (bytes) std::memcpy(pool.data() + size_t(target) * bytes, pool.data() + size_t(source) * bytes, bytes);
+    };
+    copy(context_.cache_pages, context_.cache.page_bytes() * size_t(context_.cache.num_pages));
+    copy(context_.cache_states, context_.cache.state_floats * sizeof(float));
 }
 
 void Program::set_profiling(bool on) {

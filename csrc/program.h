@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "cache.h"
 #include "kernels/kernels.h"
 #include "memory.h"
 #include "threads.h"
@@ -20,10 +21,11 @@ namespace freehold {
 
 inline constexpr int kPrivateRows = 4;  // up to here each thread prepares rows for itself: cheaper than a barrier
 
-// The rows of a step that belong to one request: consecutive positions, and the KV blocks of its whole sequence.
+// The rows of a step that belong to one request: consecutive positions, and the blocks of its whole sequence.
 struct StepRequest {
     int first_row, num_rows, position;
     std::vector<int32_t> blocks;
+    std::vector<int32_t> pages;  // of these blocks, one for each kKvBlock positions
 };
 
 // The flat inputs of one step.
@@ -86,9 +88,11 @@ struct Context {
     const Kernels* kernels;
     int num_threads;
     ProgramLimits limits;
-    KvLayout kv;
-    int num_kv_blocks;
-    Pages kv_pool;
+    CacheLayout cache;
+    KvLayout kv;  // that of `cache`
+    int num_blocks;
+    Pages cache_pages;   // [block][page of the block][bytes of a page]
+    Pages cache_states;  // float32 [block][state_floats]
     std::vector<std::unique_ptr<Buffer>> buffers;
 
     // Memory that lives for one operation.
@@ -103,8 +107,15 @@ struct Context {
     // Makes room for matrices of `cols` inputs.
     void reserve_columns(int cols);
 
-    uint8_t* kv_head(int block, int layer, int head) const {
-        return kv_pool.data() + size_t(block) * kv.block_bytes() + kv.head_offset(layer, head);
+    uint8_t* kv_head(int page, int layer, int head) const {
+        return cache_pages.data() + size_t(page) * cache.page_bytes() + kv.head_offset(layer, head);
+    }
+    // The rows that `rows` keeps of a page's tokens.
+    uint8_t* cached_rows(int page, const RowCache& rows) const {
+        return cache_pages.data() + size_t(page) * cache.page_bytes() + rows.offset;
+    }
+    float* state(int block, size_t offset) const {
+        return reinterpret_cast<float*>(cache_states.data()) + size_t(block) * cache.state_floats + offset;
     }
     int rows_of(const Buffer& buffer) const {
         return buffer.logit_rows ? int(step.logit_rows.size()) : step.num_rows();
@@ -137,8 +148,8 @@ struct OperationTime {
 
 class Program {
   public:
-    Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, ProgramLimits limits, KvLayout kv,
-            int num_kv_blocks);
+    Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, ProgramLimits limits, CacheLayout cache,
+            int num_blocks);
 
     int add_buffer(int width, bool logit_rows);
     void add(std::unique_ptr<Operation> operation) { operations_.push_back(std::move(operation)); }

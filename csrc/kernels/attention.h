@@ -33,7 +33,7 @@ struct AttentionKernels {
     }
 
     static const uint8_t* head_block(const AttentionTask& t, int block) {
-        return t.kv + size_t(t.block_table[block]) * t.layout->block_bytes();
+        return t.kv + size_t(t.pages[block]) * t.page_bytes;
     }
 
     // Scores of `rows` of R queries (q: [dim][R], scaled) against the 32 keys of a block: out[r][0..32).

@@ -77,9 +77,10 @@ constexpr size_t attention_state_floats(int padded_dim) { return size_t(padded_d
 // The queries of `num_rows` consecutive tokens for the heads that share one KV head, against spans [span0, span1).
 struct AttentionTask {
     const KvLayout* layout;
-    const uint8_t* kv;           // the pool, at the offset of this layer and head
-    const int32_t* block_table;  // KV block of each 32 positions
-    const float* q;              // [num_rows][q_stride], at the group's first head
+    const uint8_t* kv;     // the pool, at the offset of this layer and head
+    size_t page_bytes;     // of the pool
+    const int32_t* pages;  // page of each kKvBlock positions
+    const float* q;        // [num_rows][q_stride], at the group's first head
     size_t q_stride;
     float* out;  // as q; written when `states` is null
     size_t out_stride;

@@ -13,7 +13,7 @@ from freehold.executors.native import NativeExecutor
 from freehold.models.registry import model_for
 from freehold.weights.gguf import open_gguf
 
-BLOCK = _native.KV_BLOCK
+BLOCK = _native.PAGE_TOKENS
 PROMPT = [(i * 7919) % 40000 + 100 for i in range(90)]
 ISAS = [isa for isa in _native.supported_isas() if isa not in ("portable", "amx-emulated")]
 SLOW_ISAS = [isa for isa in _native.supported_isas() if isa in ("portable", "amx-emulated")]

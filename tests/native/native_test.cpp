@@ -82,14 +82,15 @@ Step step(int rows, int position) {
         step.tokens.push_back(i % 10);
         step.positions.push_back(position + i);
     }
-    step.requests.push_back({0, rows, position, {3, 1, 4, 0, 5, 9, 2, 6, 8, 7, 10, 11}});
+    step.requests.push_back({0, rows, position, {3, 1, 4, 0, 5, 9, 2, 6, 8, 7, 10, 11}, {}});
     step.logit_rows = {rows - 1};
     return step;
 }
 
 void run(const Kernels& kernels, Format format, KvFormat kv) {
     const std::vector<float> table(10 * kWidth, 0.25f);
-    Program program(kernels, std::make_shared<ThreadPool>(2), {320, 4}, {kv, 1, kKvHeads, kHeadDim}, 12);
+    Program program(kernels, std::make_shared<ThreadPool>(2), {320, 4},
+                    CacheLayout{{kv, 1, kKvHeads, kHeadDim}, 1, {}, 0, 0}, 12);
     build(program, format, table);
     int position = 0;
     for (int rows : {1, 5, 20, 290, 1, 3}) {

@@ -56,10 +56,7 @@ def program(isa, inputs, threads=2):
         pool,
         max_rows=max(64, len(inputs)),
         max_logit_rows=1,
-        kv_format="f32",
-        layers=1,
-        kv_heads=1,
-        head_dim=16,
+        cache=_native.CacheLayout("f32", 1, 1, 16),
         num_blocks=4,
     )
     x = made.buffer(inputs.shape[1], False)
@@ -167,7 +164,7 @@ def test_a_wrong_shape_is_refused():
         (dict(tokens=[0, 9]), "token 9 is not in the vocabulary"),
         (dict(positions=[0, 2]), "positions are not consecutive"),
         (dict(block_tables=[[]]), "block table too short"),
-        (dict(block_tables=[[4]]), "KV block out of range"),
+        (dict(block_tables=[[4]]), "block out of range"),
         (dict(logit_rows=[2]), "logit row out of range"),
         (dict(row_starts=[0, 3]), "rows of a request"),
         (dict(tokens=[], positions=[]), "row_starts"),

@@ -1,0 +1,47 @@
+// Where the past of requests lies.
+//
+// A page holds kKvBlock consecutive tokens for all layers: keys and values of the layers with attention, then the rows
+// that other layers keep of each token. A block, which the engine hands out, is one page or several; beside its pages
+// it has the states as they are after its last token.
+#pragma once
+
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace freehold {
+
+// Rows of `width` elements that a layer keeps of each token: [token of the page][width].
+struct RowCache {
+    int width;
+    size_t offset;  // in a page
+};
+
+struct CacheLayout {
+    KvLayout kv;        // `layers` counts those with attention
+    int num_pages = 1;  // of a block
+    std::vector<RowCache> rows;
+    size_t row_bytes = 0;     // of all `rows`, in a page
+    size_t state_floats = 0;  // of a block
+
+    // Elements of rows are those of keys and values; int8 has no scale for them, and so they are f16 there.
+    KvFormat row_format() const { return kv.format == KvFormat::Int8 ? KvFormat::F16 : kv.format; }
+    size_t page_bytes() const { return kv.block_bytes() + row_bytes; }
+    size_t block_bytes() const { return page_bytes() * size_t(num_pages) + state_floats * sizeof(float); }
+
+    // The index of new rows.
+    int add_rows(int width) {
+        rows.push_back({width, kv.block_bytes() + row_bytes});
+        const size_t bytes = size_t(width) * kKvBlock * (row_format() == KvFormat::F32 ? 4 : 2);
+        row_bytes += (bytes + 63) / 64 * 64;
+        return int(rows.size()) - 1;
+    }
+    // Where a new state of `floats` begins among a block's.
+    size_t add_state(size_t floats) {
+        const size_t offset = state_floats;
+        state_floats += (floats + 15) / 16 * 16;
+        return offset;
+    }
+};
+
+}  // namespace freehold

@@ -1,0 +1,121 @@
+#include "operations.h"
+
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>
+
+#include "operations/common.h"
+
+namespace freehold {
+namespace {
+
+// Few rows of a request: an item is one span of keys for one KV head, and who finishes a head's last span combines
+// them in order. Many rows: an item is a tile of rows for one KV head, over all spans. Both give the same bits.
+class Attention : public Operation {
+  public:
+    explicit Attention(Context& context, AttentionOptions options) : options_(std::move(options)) {
+        group_ = options_.num_heads / context.kv.heads;
+    }
+    std::string name() const override { return "attention"; }
+
+    int plan(Context& context) override {
+        items_.clear();
+        splits_.clear();
+        size_t state_floats = 0;
+        for (const StepRequest& request : context.step.requests) {
+            const int spans = (request.position + request.num_rows + kSpan - 1) / kSpan;
+            const bool split = request.num_rows <= kSplitRows && spans > 1;
+            const int tile = split ? request.num_rows : kTileRows;
+            for (int row = 0; row < request.num_rows; row += tile)
+                for (int head = 0; head < context.kv.heads; head++) {
+                    Item item{&request, row, std::min(tile, request.num_rows - row), head, 0, spans, -1};
+                    if (!split) {
+                        items_.push_back(item);
+                        continue;
+                    }
+                    item.split = int(splits_.size());
+                    splits_.push_back({state_floats, spans});
+                    state_floats +=
+                        size_t(spans) * item.num_rows * group_ * attention_state_floats(context.kv.padded_dim());
+                    for (item.span0 = 0; item.span0 < spans; item.span0++) {
+                        item.span1 = item.span0 + 1;
+                        items_.push_back(item);
+                    }
+                }
+        }
+        if (context.states.size() < state_floats) context.states.resize(state_floats);
+        if (done_.size() < splits_.size()) done_ = std::vector<std::atomic<int>>(splits_.size());
+        for (auto& done : done_) done.store(0, std::memory_order_relaxed);
+        return int(items_.size());
+    }
+
+    void run(Context& context, const Turn& turn) override {
+        const Item& item = items_[size_t(turn.item)];
+        AttentionTask task = task_of(context, item, turn.thread);
+        if (item.split < 0) return context.kernels->attend(task);
+        const Split& split = splits_[size_t(item.split)];
+        float* states = context.states.data() + split.offset;
+        task.states =
+            states + size_t(item.span0) * item.num_rows * group_ * attention_state_floats(context.kv.padded_dim());
+        context.kernels->attend(task);
+        if (done_[size_t(item.split)].fetch_add(1, std::memory_order_acq_rel) + 1 == split.spans)
+            context.kernels->combine_states(task, states, split.spans);
+    }
+
+  private:
+    static constexpr int kSplitRows = 4;
+    static constexpr int kTileRows =
+        8;  // so that the queries of any group are a multiple of 8, as the kernels take them
+
+    struct Item {
+        const StepRequest* request;
+        int row, num_rows, head, span0, span1;
+        int split;  // index, or -1
+    };
+    struct Split {
+        size_t offset;
+        int spans;
+    };
+
+    AttentionTask task_of(Context& context, const Item& item, int thread) const {
+        const Buffer &q = buffer_of(context, options_.q), &out = buffer_of(context, options_.out);
+        const int row = item.request->first_row + item.row;
+        const size_t column = size_t(item.head) * group_ * context.kv.head_dim;
+        return {.layout = &context.kv,
+                .kv = context.kv_head(0, options_.layer, item.head),
+                .page_bytes = context.cache.page_bytes(),
+                .pages = item.request->pages.data(),
+                .q = q.row(row) + column,
+                .q_stride = q.stride,
+                .out = out.row(row) + column,
+                .out_stride = out.stride,
+                .num_rows = item.num_rows,
+                .group = group_,
+                .position = item.request->position + item.row,
+                .span0 = item.span0,
+                .span1 = item.span1,
+                .scale = options_.scale,
+                .window = options_.window,
+                .sinks = options_.sinks.empty() ? nullptr : options_.sinks.data() + size_t(item.head) * group_,
+                .states = nullptr,
+                .scratch = reinterpret_cast<float*>(context.scratch[size_t(thread)].data())};
+    }
+
+    AttentionOptions options_;
+    int group_;
+    std::vector<Item> items_;
+    std::vector<Split> splits_;
+    std::vector<std::atomic<int>> done_;
+};
+
+}  // namespace
+
+void add_attention(Program& program, AttentionOptions options) {
+    check_width(program, options.q, options.num_heads * program.context().kv.head_dim, "attention");
+    check_width(program, options.out, options.num_heads * program.context().kv.head_dim, "attention");
+    if (options.window < 0 || (!options.sinks.empty() && int(options.sinks.size()) != options.num_heads))
+        throw std::invalid_argument("attention: window or sinks");
+    program.add(std::make_unique<Attention>(program.context(), std::move(options)));
+}
+
+}  // namespace freehold

@@ -1,0 +1,218 @@
+"""Build and run: weights are repacked, steps added to the native Program."""
+
+import os
+from typing import Any
+
+from freehold import _native, ops
+from freehold.errors import EngineError, RequestError, UnsupportedError
+from freehold.executors.native.fuse import Step, fuse
+from freehold.executors.native.plan import MAX_LOGIT_ROWS, Cache, matrices, packed_bytes, plan_buffers
+from freehold.executors.native.trace import Call, Parameter, trace
+
+
+def make_pool(threads: int | None = None) -> Any:
+    """The native threads and the instruction set: FREEHOLD_ISA's choice, else the machine's best."""
+    isa = os.environ.get("FREEHOLD_ISA", "")
+    supported = _native.supported_isas()
+    if isa and isa not in supported:
+        raise UnsupportedError(
+            f"FREEHOLD_ISA={isa}: this machine cannot run it", f"supported here: {', '.join(supported)}"
+        )
+    threads = len(os.sched_getaffinity(0)) if threads is None else threads
+    if not 1 <= threads <= 1024:
+        raise RequestError(f"threads: expected 1 to 1024, got {threads}")
+    return _native.Pool(threads, isa)
+
+
+class NativeExecutor:
+    """Runs steps of one model; see `engine.executor.Executor` for the face that the engine uses."""
+
+    max_logit_rows = MAX_LOGIT_ROWS
+
+    def __init__(
+        self,
+        model: Any,
+        checkpoint: Any,
+        *,
+        num_blocks: int,
+        threads: int | None = None,
+        dtype: str | None = None,
+        kv_format: str = "f16",
+        max_rows: int = 512,
+        fusing: bool = True,
+    ):
+        if dtype not in (None, "float32"):
+            raise RequestError(f"dtype {dtype!r}: expected None (as the file has it) or 'float32'")
+        self.num_blocks, self.max_rows, self.vocabulary_size = num_blocks, max_rows, model.config.vocabulary_size
+        self._cache = Cache(model, dtype=dtype, kv_format=kv_format)
+        self.block_size, self.keeps_states = self._cache.block_size, self._cache.keeps_states
+        self.pool = make_pool(threads)
+        self._program = _native.Program(
+            self.pool,
+            max_rows=max_rows,
+            max_logit_rows=MAX_LOGIT_ROWS,
+            cache=self._cache.layout,
+            num_blocks=num_blocks,
+        )
+        calls, logits = trace(model, checkpoint)
+        self._angles: dict[ops.Rope, int] = {}
+        self._weights = self._pack(matrices(calls), dtype)
+        steps = fuse(calls, fusing)
+        self._buffers = plan_buffers(steps, self._program.buffer, logits)
+        for step in steps:
+            getattr(self, f"_add_{step.kind}")(step)
+        self._program.output(self._buffers[logits])
+
+    def _pack(self, matrices: list[Parameter], dtype: str | None) -> dict[str, Any]:
+        """The matrices repacked: those that lie in the file all at once, what is made first one by one."""
+        arena = _native.WeightArena(sum(packed_bytes(parameter, dtype) for parameter in matrices))
+        lying = [p for p in matrices if dtype is None and p.tensor.place]
+        tensors = [(p.tensor.format, *p.shape, p.tensor.data, True) for p in lying]
+        packed = {p.name: weight for p, weight in zip(lying, _native.pack(self.pool, arena, tensors), strict=True)}
+        for parameter in (p for p in matrices if p.name not in packed):
+            tensor, form, data = parameter.tensor, parameter.tensor.format, parameter.tensor.data
+            if dtype == "float32" and form != "F32":
+                form, data = "F32", memoryview(tensor.dequantize()).cast("B")
+            packed[parameter.name] = _native.pack(self.pool, arena, [(form, *parameter.shape, data, False)])[0]
+            tensor.release()
+        return packed
+
+    # One method for each kind of step.
+
+    def _add_embedding(self, step: Step) -> None:
+        call = step.calls[0]
+        tensor = call.options["table"].tensor
+        path, offset = tensor.place or (None, 0)
+        self._program.embedding(
+            tensor.format, tensor.data, path and str(path), offset, *tensor.shape, self._buffers[call.output]
+        )
+
+    def _add_linear(self, step: Step) -> None:
+        group, norm, rope = step.options["group"], step.options["norm"], step.options.get("rope")
+        residual = step.options.get("residual")
+        outputs = step.writes if residual is not None else [call.output for call in group]
+        projections = []
+        for call, output in zip(group, outputs, strict=False):
+            bias = call.options["bias"]
+            weight = self._weights[call.options["weight"].name]
+            projections.append((weight, bias.floats() if bias else [], self._buffers[output]))
+        self._program.linear(
+            name=_short_name(group[0].options["weight"].name, step.options.get("epilogue", "")),
+            input=self._buffers[step.reads[0]],
+            norm=_norm_weight(norm) if norm else [],
+            eps=norm.options["eps"] if norm else 0.0,
+            projections=projections,
+            residual=self._buffers[residual] if residual is not None else -1,
+            epilogue=step.options.get("epilogue", ""),
+            angles=self._rope_angles(rope) if rope else -1,
+            rotary_dim=rope.rotary_dim if rope else 0,
+            interleaved=rope.interleaved if rope else False,
+            layer=self._cache.layers.get(step.options.get("layer", 0), 0),
+        )
+
+    def _rope_angles(self, rope: ops.Rope) -> int:
+        if rope not in self._angles:
+            self._angles[rope] = self._program.buffer(rope.rotary_dim, False)
+            self._program.rope_angles(list(rope.inverse_frequencies), rope.scale, self._angles[rope])
+        return self._angles[rope]
+
+    def _add_rope(self, step: Step) -> None:
+        call = step.calls[0]
+        rope, heads = call.options["rope"], call.options["num_heads"]
+        source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
+        angles = self._rope_angles(rope)
+        head_dim = call.output.width // heads
+        self._program.rope(source, heads, head_dim, angles, rope.rotary_dim, rope.interleaved, out)
+
+    def _add_attention(self, step: Step) -> None:
+        call = step.calls[0]
+        q, k, v = (self._buffers[value] for value in call.inputs)
+        layer = self._cache.layers[call.options["layer"]]
+        if not call.options.get("cached"):
+            self._program.cache_write(k, v, layer)
+        out = self._buffers[call.output]
+        heads, scale, sinks = (call.options[name] for name in ("num_heads", "scale", "sinks"))
+        window = call.options["window"] or 0
+        self._program.attention(q, out, layer, heads, scale, window, sinks.floats() if sinks else [])
+
+    def _add_rms_norm(self, step: Step) -> None:
+        call = step.calls[0]
+        source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
+        self._program.rms_norm(source, _norm_weight(call), call.options["eps"], out)
+
+    def _add_swiglu(self, step: Step) -> None:
+        self._program.swiglu(*(self._buffers[value] for value in (*step.calls[0].inputs, step.calls[0].output)))
+
+    def _add_add(self, step: Step) -> None:
+        self._program.add(*(self._buffers[value] for value in (*step.calls[0].inputs, step.calls[0].output)))
+
+    def _add_select_rows(self, step: Step) -> None:
+        self._program.select_rows(self._buffers[step.calls[0].inputs[0]], self._buffers[step.calls[0].output])
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What it runs with."""
+        return {"isa": self.pool.isa, "threads": self.pool.threads}
+
+    # The engine's face.
+
+    def run(self, batch: Any) -> None:
+        """Run one step (an `engine.executor.Batch`); its logits stay here until the next run."""
+        try:
+            self._program.run(batch.tokens, batch.positions, batch.row_starts, batch.block_tables, batch.logit_rows)
+        except ValueError as error:
+            raise EngineError(str(error)) from None
+
+    def sample(self, samplers: list[Any]) -> list[Any]:
+        """One Sample for each logit row of the last run, by its sampler."""
+        return self._program.sample(samplers)
+
+    def logits(self) -> Any:
+        """Logits of the last run's logit rows: float32 (rows, vocabulary)."""
+        return self._program.logits()
+
+    def copy_block(self, source: int, target: int) -> None:
+        self._program.copy_block(source, target)
+
+    def reset_profile(self) -> None:
+        self._program.set_profiling(True)
+
+    def profile(self) -> list[tuple[str, int, float]]:
+        """(operation, calls, seconds) since `reset_profile`, layers added up, the costliest first."""
+        totals: dict[str, tuple[int, float]] = {}
+        for name, calls, seconds in self._program.profile():
+            before = totals.get(name, (0, 0.0))
+            totals[name] = (before[0] + calls, before[1] + seconds)
+        return sorted(((name, *total) for name, total in totals.items()), key=lambda row: -row[2])
+
+
+def _norm_weight(call: Call) -> list[float]:
+    """The factors of an rms_norm, of one head where all share them."""
+    weight, offset = call.options["weight"], call.options["offset"]
+    if weight is None:
+        return [1.0] * (call.output.width // call.options["num_heads"])
+    return [value + offset for value in weight.floats()] if offset else weight.floats()
+
+
+def _short_name(weight: str, epilogue: str) -> str:
+    if epilogue:
+        return {"cache": "q, k, v + rope + cache", "swiglu": "gate, up + swiglu"}[epilogue]
+    return weight.removesuffix(".weight").split(".")[-1]
+
+
+def native_sampler(request: Any) -> Any:
+    """The native sampler of an `engine.request.Request`."""
+    params = request.params
+    return _native.Sampler(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        seed=request.seed,
+        num_logprobs=params.logprobs,
+        logit_bias=list(params.logit_bias.items()),
+        prompt=request.tokens if params.repetition_penalty != 1 else [],
+    )

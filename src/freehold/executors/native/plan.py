@@ -1,0 +1,113 @@
+"""Plan: values that never live together share a buffer; what the memory of all will be."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from freehold import _native
+from freehold.errors import RequestError
+from freehold.executors.native.fuse import Step, fuse
+from freehold.executors.native.trace import Call, Parameter, Value, trace
+
+MAX_LOGIT_ROWS = 64
+STATE_BLOCK_PAGES = 8
+KV_FORMATS = ("f16", "bf16", "int8", "f32")
+
+
+def plan_buffers(steps: Sequence[Step], new_buffer: Callable[[int, bool], int], keep: Value) -> dict[Value, int]:
+    """Give each value a buffer; a buffer is used again once the last reader of its value is past."""
+    last_use: dict[Value, int] = {keep: len(steps)}
+    for index, step in enumerate(steps):
+        for value in step.reads + step.writes:
+            last_use[value] = max(index, last_use.get(value, 0))
+    buffers: dict[Value, int] = {}
+    free: dict[tuple[int, bool], list[int]] = {}
+    for index, step in enumerate(steps):
+        moved: set[Value] = set()
+        for value in step.writes:
+            source = step.in_place.get(value)
+            if source is not None and last_use[source] == index and source in buffers:
+                buffers[value] = buffers[source]
+                moved.add(source)
+            else:
+                available = free.get((value.width, value.logit_rows))
+                buffers[value] = available.pop() if available else new_buffer(value.width, value.logit_rows)
+        for value in {*step.reads, *step.writes}:
+            if last_use[value] == index and value in buffers and value not in moved:
+                free.setdefault((value.width, value.logit_rows), []).append(buffers[value])
+    return buffers
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that an executor will take."""
+
+    weights_bytes: int
+    activations_bytes: int
+    block_bytes: int  # of one block of the cache
+    block_size: int  # tokens of a block
+
+
+class Cache:
+    """The native layout of a model's caches, and where in it each layer has its part.
+
+    `layers`: a layer with attention -> its number among these; `rows`: (layer, name) -> index of the rows kept of each
+    token; `states`: (layer, name) -> offset in a block's states, in floats.
+    """
+
+    def __init__(self, model: Any, *, dtype: str | None, kv_format: str):
+        config, specs = model.config, model.caches()
+        attending = [i for i, spec in enumerate(specs) if "keys" in spec.tokens]
+        self.layers = {layer: number for number, layer in enumerate(attending)}
+        self.keeps_states = any(spec.states for spec in specs)
+        # A state is as large as many tokens' keys and values: blocks that keep one are longer.
+        num_pages = STATE_BLOCK_PAGES if self.keeps_states else 1
+        heads, head_dim = (config.num_kv_heads, config.head_dim) if attending else (1, 1)
+        form = _kv_format(dtype, kv_format)
+        self.layout = _native.CacheLayout(form, len(attending), heads, head_dim, num_pages)
+        self.block_size = num_pages * _native.PAGE_TOKENS
+        self.rows = {
+            (i, name): self.layout.add_rows(width)
+            for i, spec in enumerate(specs)
+            for name, width in spec.tokens.items()
+            if name not in ("keys", "values")
+        }
+        self.states = {
+            (i, name): self.layout.add_state(math.prod(shape))
+            for i, spec in enumerate(specs)
+            for name, shape in spec.states.items()
+        }
+
+
+def memory_plan(
+    model: Any, checkpoint: Any, *, dtype: str | None = None, kv_format: str = "f16", max_rows: int = 512
+) -> MemoryPlan:
+    """What NativeExecutor with the same arguments will need, from shapes alone."""
+    calls, logits = trace(model, checkpoint)
+    weights = sum(packed_bytes(parameter, dtype) for parameter in matrices(calls))
+    activations = 0
+
+    def count(width: int, logit_rows: bool) -> int:
+        nonlocal activations
+        activations += 4 * width * (MAX_LOGIT_ROWS if logit_rows else max_rows)
+        return activations
+
+    plan_buffers(fuse(calls), count, logits)
+    cache = Cache(model, dtype=dtype, kv_format=kv_format)
+    return MemoryPlan(weights, activations, cache.layout.block_bytes, cache.block_size)
+
+
+def matrices(calls: Iterable[Call]) -> list[Parameter]:
+    """Each weight matrix once, in the order of its use."""
+    return list({c.options["weight"].name: c.options["weight"] for c in calls if c.operation == "linear"}.values())
+
+
+def packed_bytes(parameter: Parameter, dtype: str | None) -> int:
+    return _native.packed_bytes("F32" if dtype == "float32" else parameter.tensor.format, *parameter.shape)
+
+
+def _kv_format(dtype: str | None, kv_format: str) -> str:
+    if kv_format not in KV_FORMATS:
+        raise RequestError(f"KV format {kv_format!r}: expected one of {', '.join(KV_FORMATS)}")
+    return "f32" if dtype == "float32" else kv_format

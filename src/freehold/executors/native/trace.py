@@ -1,0 +1,134 @@
+"""Trace: a model's forward on symbolic values gives a list of calls."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from freehold import ops
+from freehold.errors import UnsupportedError
+from freehold.models.parameters import Parameters, named_parameters
+
+
+class Value:
+    """A symbolic activation: float32 (rows, width), rows being the step's or only its logit rows."""
+
+    __slots__ = ("graph", "logit_rows", "width")
+
+    def __init__(self, graph: "Graph", width: int, logit_rows: bool):
+        self.graph, self.width, self.logit_rows = graph, width, logit_rows
+
+    @property
+    def shape(self) -> tuple[str, int]:
+        return ("logit rows" if self.logit_rows else "rows", self.width)
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    operation: str
+    inputs: tuple[Value, ...]
+    output: Value
+    options: dict[str, Any]
+
+
+class Graph:
+    """Records each operation that a forward calls on its values."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    def _call(self, operation: str, inputs: tuple[Value, ...], width: int, **options: Any) -> Value:
+        output = Value(self, width, inputs[0].logit_rows or operation == "select_rows")
+        self.calls.append(Call(operation, inputs, output, options))
+        return output
+
+    def embedding(self, tokens: Value, table: "Parameter") -> Value:
+        return self._call("embedding", (tokens,), table.shape[1], table=table)
+
+    def rms_norm(self, x: Value, weight: "Parameter | None", eps: float, num_heads: int, offset: float) -> Value:
+        return self._call("rms_norm", (x,), x.width, weight=weight, eps=eps, num_heads=num_heads, offset=offset)
+
+    def linear(self, x: Value, weight: "Parameter", bias: "Parameter | None") -> Value:
+        return self._call("linear", (x,), weight.shape[0], weight=weight, bias=bias)
+
+    def rope(self, x: Value, positions: Value, rope: ops.Rope, num_heads: int, first: int) -> Value:
+        if first:
+            raise UnsupportedError("rope of trailing channels: the native executor does not have this operation")
+        return self._call("rope", (x,), x.width, rope=rope, num_heads=num_heads)
+
+    def attention(
+        self,
+        q: Value,
+        k: Value,
+        v: Value,
+        cache: int,
+        heads: int,
+        kv_heads: int,
+        scale: float,
+        window: int | None,
+        chunk: int | None,
+        sinks: "Parameter | None",
+    ) -> Value:
+        if chunk is not None:
+            raise UnsupportedError("attention with chunks: the native executor does not have this operation")
+        options = {"num_heads": heads, "num_kv_heads": kv_heads, "scale": scale, "window": window, "sinks": sinks}
+        return self._call("attention", (q, k, v), q.width, layer=cache, **options)
+
+    def swiglu(self, gate: Value, up: Value, glu: ops.Glu) -> Value:
+        if glu != ops.Glu():
+            raise UnsupportedError(f"swiglu of {glu}: the native executor does not have this operation")
+        return self._call("swiglu", (gate, up), gate.width)
+
+    def add(self, x: Value, y: Value, x_scale: float, y_scale: float) -> Value:
+        if (x_scale, y_scale) != (1, 1):
+            raise UnsupportedError("add with scales: the native executor does not have this operation")
+        return self._call("add", (x, y), x.width)
+
+    def select_rows(self, x: Value, rows: Any) -> Value:
+        return self._call("select_rows", (x,), x.width)
+
+
+class Operations:
+    """`freehold.ops` on symbolic values: each is recorded in the graph of its first operand."""
+
+    executor = "native"
+
+    def __getattr__(self, operation: str) -> Callable[..., Value]:
+        method = getattr(Graph, operation)  # AttributeError: the operation is not here
+        return lambda value, *operands: method(value.graph, value, *operands)
+
+
+ops.register(Value, Operations())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Parameter:
+    """A named tensor of the checkpoint."""
+
+    name: str
+    tensor: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    def floats(self) -> list[float]:
+        if self.tensor.format == "F32":
+            return self.tensor.data.cast("f").tolist()
+        return self.tensor.dequantize().ravel().tolist()
+
+
+@dataclass
+class SymbolicBatch:
+    tokens: Value
+    positions: Value
+    caches: range
+
+
+def trace(model: Any, checkpoint: Any) -> tuple[list[Call], Value]:
+    """The calls of one step, and the value that holds the logits."""
+    graph = Graph()
+    tensors = named_parameters(model, checkpoint.tensors)
+    parameters = Parameters({name: Parameter(name, tensor) for name, tensor in tensors.items()})
+    batch = SymbolicBatch(Value(graph, 1, False), Value(graph, 1, False), range(model.config.num_layers))
+    hidden = model.forward(parameters, batch)
+    return graph.calls, model.logits(parameters, ops.select_rows(hidden, None))
