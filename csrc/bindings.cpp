@@ -277,6 +277,61 @@ void bind_executor(nb::module_& m) {
             },
             "q"_a, "out"_a, "layer"_a, "num_heads"_a, "scale"_a, "window"_a = 0, "sinks"_a = std::vector<float>())
         .def("select_rows", &add_select_rows, "input"_a, "out"_a)
+        .def(
+            "short_convolutions",
+            [](Program& p, int taps, std::vector<std::tuple<int, int, std::vector<float>, size_t>> parts) {
+                std::vector<Convolution> convolutions;
+                for (auto& [input, out, weight, state] : parts)
+                    convolutions.push_back({input, out, std::move(weight), state});
+                add_short_convolutions(p, taps, std::move(convolutions));
+            },
+            "taps"_a, "parts"_a)
+        .def(
+            "delta_rule",
+            [](Program& p, int q, int k, int v, int decay, int beta, int out, std::vector<int> prepared, int heads,
+               int key_heads, bool tiled, std::vector<float> rate, std::vector<float> decay_bias, size_t state) {
+                add_recurrence(p, {.name = "delta rule",
+                                   .q = q,
+                                   .k = k,
+                                   .v = v,
+                                   .out = out,
+                                   .num_heads = heads,
+                                   .num_key_heads = key_heads,
+                                   .tiled_heads = tiled,
+                                   .state = state,
+                                   .prepared_q = prepared.at(0),
+                                   .prepared_k = prepared.at(1),
+                                   .decays = prepared.at(2),
+                                   .strengths = prepared.at(3),
+                                   .decay = decay,
+                                   .beta = beta,
+                                   .rate = std::move(rate),
+                                   .decay_bias = std::move(decay_bias),
+                                   .slopes = {}});
+            },
+            "q"_a, "k"_a, "v"_a, "decay"_a, "beta"_a, "out"_a, "prepared"_a, "heads"_a, "key_heads"_a, "tiled_heads"_a,
+            "rate"_a, "decay_bias"_a, "state"_a)
+        .def(
+            "lightning_attention",
+            [](Program& p, int q, int k, int v, int out, std::vector<int> prepared, std::vector<float> slopes,
+               size_t state) {
+                const int heads = int(slopes.size());
+                add_recurrence(p, {.name = "lightning attention",
+                                   .q = q,
+                                   .k = k,
+                                   .v = v,
+                                   .out = out,
+                                   .num_heads = heads,
+                                   .num_key_heads = heads,
+                                   .state = state,
+                                   .prepared_q = prepared.at(0),
+                                   .prepared_k = prepared.at(1),
+                                   .prepared_v = prepared.at(2),
+                                   .rate = {},
+                                   .decay_bias = {},
+                                   .slopes = std::move(slopes)});
+            },
+            "q"_a, "k"_a, "v"_a, "out"_a, "prepared"_a, "slopes"_a, "state"_a)
         .def("rms_norm", &add_rms_norm, "input"_a, "weight"_a, "eps"_a, "out"_a)
         .def("rope", [](Program& p, int input, int heads, int head_dim, int angles, int rotary_dim, bool interleaved,
                         int out) { add_rope(p, input, heads, head_dim, {angles, rotary_dim, interleaved}, out); })

@@ -61,6 +61,31 @@ struct AttentionOptions {
     std::vector<float> sinks;  // [num_heads] logits of a key without a value; empty: none
 };
 
+// A causal convolution of each channel, and where its last rows are kept among a block's states.
+struct Convolution {
+    int input, out;
+    std::vector<float> weight;  // [taps][channels]
+    size_t state;
+};
+
+// Linear attention of heads that each keep a state [key dim][value dim].
+struct RecurrenceOptions {
+    std::string name;
+    int q, k, v, out;
+    int num_heads, num_key_heads;
+    bool tiled_heads = false;  // head j uses key head j % num_key_heads, not j / (num_heads / num_key_heads)
+    size_t state;              // among a block's states
+    // Buffers for prepared rows, as wide as what they are made of; each may be the same buffer.
+    int prepared_q, prepared_k, prepared_v = -1, decays = -1, strengths = -1;
+    // The delta rule: buffers with a value for each head (and key channel), and what makes a decay of it.
+    int decay = -1, beta = -1;
+    std::vector<float> rate, decay_bias;  // rate: its logarithm, of each head
+    // Lightning attention: how fast each head forgets.
+    std::vector<float> slopes;
+};
+
+void add_short_convolutions(Program&, int taps, std::vector<Convolution>);
+void add_recurrence(Program&, RecurrenceOptions);
 void add_embedding(Program&, EmbeddingOptions);
 void add_rope_angles(Program&, RopeAnglesOptions);
 void add_linear(Program&, LinearOptions);

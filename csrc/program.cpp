@@ -41,11 +41,15 @@ void Context::reserve_columns(int cols) {
     const size_t attention = attention_scratch_floats(kv.padded_dim()) * sizeof(float);
     shared_rows = PreparedMemory(limits.max_rows, cols);
     private_rows.clear();
+    for (int thread = 0; thread < num_threads; thread++) private_rows.emplace_back(kPrivateRows, cols);
+    reserve_scratch(std::max(linear, attention));
+}
+
+void Context::reserve_scratch(size_t bytes) {
+    if (bytes <= scratch_bytes) return;
+    scratch_bytes = bytes;
     scratch.clear();
-    for (int thread = 0; thread < num_threads; thread++) {
-        private_rows.emplace_back(kPrivateRows, cols);
-        scratch.emplace_back(std::max(linear, attention), false);
-    }
+    for (int thread = 0; thread < num_threads; thread++) scratch.emplace_back(bytes, false);
 }
 
 int Program::add_buffer(int width, bool logit_rows) {

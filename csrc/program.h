@@ -101,11 +101,13 @@ struct Context {
     std::vector<Pages> scratch;                // of each thread
     std::vector<float> states;                 // attention states of spans
     int max_columns = 0;
+    size_t scratch_bytes = 0;
 
     Step step;
 
     // Makes room for matrices of `cols` inputs.
     void reserve_columns(int cols);
+    void reserve_scratch(size_t bytes);  // of each thread
 
     uint8_t* kv_head(int page, int layer, int head) const {
         return cache_pages.data() + size_t(page) * cache.page_bytes() + kv.head_offset(layer, head);

@@ -103,6 +103,35 @@ struct RopeTask {
     const float* sines;
 };
 
+// Rows of some channels of a causal convolution: out = silu(sum over taps of weight[tap] * rows[row + tap]).
+struct ConvolutionTask {
+    const float* const* rows;  // [taps - 1 + num_rows]: those before the first, then each
+    const float* weight;       // [taps][weight_stride]
+    size_t weight_stride;
+    float* out;
+    size_t out_stride;
+    int num_rows, taps, count;  // count: channels, a multiple of 16
+};
+
+inline constexpr int kStateColumns = 32;  // value channels of a slice of a state
+
+// Rows of linear attention on a slice of one head's state (see ops.delta_rule and ops.lightning_attention).
+struct RecurrenceTask {
+    float* state;        // [key_dim][kStateColumns]
+    const float *q, *k;  // [num_rows][stride], of the head
+    size_t q_stride, k_stride;
+    const float* v;  // [num_rows][v_stride], at the slice's first column
+    size_t v_stride;
+    const float* decay;  // [num_rows][decay_stride], a factor for the head or for each key channel
+    size_t decay_stride;
+    bool decay_per_channel;
+    const float* strength;  // [num_rows][strength_stride], of the delta rule; or null: a plain sum
+    size_t strength_stride;
+    float* out;  // as v
+    size_t out_stride;
+    int num_rows, key_dim, num_columns;
+};
+
 struct Kernels {
     const char* name;
     // x[row] (normed when `norm` is given) into `out`: values when `values` is given, codes when `quantize`.
@@ -118,6 +147,13 @@ struct Kernels {
     void (*combine_states)(const AttentionTask&, const float* states, int num_spans);
     void (*swiglu)(const float* gate, const float* up, float* out, int count);
     void (*add)(const float* a, const float* b, float* out, int count);
+    // Of states; rows padded to 16 (`unit_heads`: as they are).
+    void (*convolve)(const ConvolutionTask&);
+    void (*recur)(const RecurrenceTask&);
+    void (*silu)(const float* x, float* out, int count);
+    void (*sigmoid)(const float* x, float* out, int count);
+    void (*decay)(const float* x, const float* bias, const float* rate, float* out, int count);
+    void (*unit_heads)(const float* x, int num_heads, int head_dim, float scale, float* out);
     float (*max)(const float* x, int count);
     // sum of exp((x - max) * inverse_temperature); no x is above max.
     float (*exp_sum)(const float* x, int count, float max, float inverse_temperature);

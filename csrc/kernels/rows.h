@@ -94,11 +94,8 @@ struct RowKernels {
     static void swiglu(const float* gate, const float* up, float* out, int count) {
         for_columns(gate, count, [&](const F(&g)[V], int c) {
             for (int i = 0; i < V; i++) {
-                // sigmoid(g) = (g < 0 ? e : 1) / (1 + e), e = exp(-|g|)
-                const F e = exp_nonpositive<S>(S::sub(S::zero(), S::abs(g[i])));
-                const F one = S::set1(1.0f), positive = S::zero_if_below(one, g[i], S::zero());
-                const F sigmoid = S::div(S::fma(S::sub(one, positive), e, positive), S::add(one, e));
-                S::store(out + c + i * S::W, S::mul(S::mul(g[i], sigmoid), S::load(up + c + i * S::W)));
+                const F silu = S::mul(g[i], sigmoid<S>(g[i]));
+                S::store(out + c + i * S::W, S::mul(silu, S::load(up + c + i * S::W)));
             }
         });
     }

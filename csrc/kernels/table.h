@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
 #include "kernels/rows.h"
+#include "kernels/states.h"
 
 namespace freehold {
 
@@ -23,6 +24,12 @@ constexpr Kernels make_kernels(const char* name, std::integer_sequence<int, form
         .combine_states = AttentionDispatch<S>::combine_states,
         .swiglu = RowKernels<S>::swiglu,
         .add = RowKernels<S>::add,
+        .convolve = StateKernels<S>::convolve,
+        .recur = StateKernels<S>::recur,
+        .silu = StateKernels<S>::silu,
+        .sigmoid = StateKernels<S>::sigmoid_of,
+        .decay = StateKernels<S>::decay,
+        .unit_heads = StateKernels<S>::unit_heads,
         .max = RowKernels<S>::max,
         .exp_sum = RowKernels<S>::exp_sum,
     };

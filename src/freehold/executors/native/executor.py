@@ -135,6 +135,45 @@ class NativeExecutor:
         window = call.options["window"] or 0
         self._program.attention(q, out, layer, heads, scale, window, sinks.floats() if sinks else [])
 
+    def _add_short_convolution(self, step: Step) -> None:
+        parts = [
+            (
+                self._buffers[call.inputs[0]],
+                self._buffers[call.output],
+                _transposed(call.options["weight"]),
+                self._cache.states[call.options["layer"], call.options["state"]],
+            )
+            for call in step.calls
+        ]
+        self._program.short_convolutions(step.calls[0].options["weight"].shape[1], parts)
+
+    def _add_delta_rule(self, step: Step) -> None:
+        call = step.calls[0]
+        q, k, v, decay, beta = (self._buffers[value] for value in call.inputs)
+        self._program.delta_rule(
+            q=q,
+            k=k,
+            v=v,
+            decay=decay,
+            beta=beta,
+            out=self._buffers[call.output],
+            prepared=[self._buffers[value] for value in step.prepared],
+            heads=call.inputs[4].width,
+            key_heads=call.options["num_key_heads"],
+            tiled_heads=call.options["tiled_heads"],
+            rate=call.options["rate"].floats(),
+            decay_bias=call.options["decay_bias"].floats(),
+            state=self._cache.states[call.options["layer"], "state"],
+        )
+
+    def _add_lightning_attention(self, step: Step) -> None:
+        call = step.calls[0]
+        q, k, v = (self._buffers[value] for value in call.inputs)
+        prepared = [self._buffers[value] for value in step.prepared]
+        state = self._cache.states[call.options["layer"], "state"]
+        slopes = list(call.options["slopes"])
+        self._program.lightning_attention(q, k, v, self._buffers[call.output], prepared, slopes, state)
+
     def _add_rms_norm(self, step: Step) -> None:
         call = step.calls[0]
         source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
@@ -192,6 +231,13 @@ def _norm_weight(call: Call) -> list[float]:
     if weight is None:
         return [1.0] * (call.output.width // call.options["num_heads"])
     return [value + offset for value in weight.floats()] if offset else weight.floats()
+
+
+def _transposed(weight: Parameter) -> list[float]:
+    """A matrix's values, column by column."""
+    rows, columns = weight.shape
+    values = weight.floats()
+    return [values[row * columns + column] for column in range(columns) for row in range(rows)]
 
 
 def _short_name(weight: str, epilogue: str) -> str:

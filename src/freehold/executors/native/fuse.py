@@ -14,7 +14,8 @@ from freehold.executors.native.trace import Call, Value
 class Step:
     """One or several calls that the native program runs as one operation.
 
-    `in_place`: outputs that take over the buffer of a value which this step reads.
+    `in_place`: outputs that take over the buffer of a value which this step reads. `prepared`: values of the step's
+    own, which nothing after it reads.
     """
 
     kind: str
@@ -23,6 +24,7 @@ class Step:
     writes: list[Value]
     options: dict[str, Any] = field(default_factory=dict)
     in_place: dict[Value, Value] = field(default_factory=dict)
+    prepared: list[Value] = field(default_factory=list)
 
 
 def fuse(calls: Sequence[Call], fusing: bool = True) -> list[Step]:
@@ -43,9 +45,29 @@ def fuse(calls: Sequence[Call], fusing: bool = True) -> list[Step]:
         elif call.operation == "linear":
             group = [u for u in users[call.inputs[0]] if u.operation == "linear"] if fusing else [call]
             step = _projections(group, users if fusing else {}, norm=None)
+        elif call.operation == "short_convolution" and fusing:
+            step = _convolutions(call, calls, taken)
         taken.update(id(c) for c in step.calls)
         steps.append(step)
     return steps
+
+
+# Inputs that a recurrence makes ready before its rows go one after the other.
+PREPARED = {"delta_rule": (0, 1, 3, 4), "lightning_attention": (0, 1, 2)}
+
+
+def _convolutions(first: Call, calls: Sequence[Call], taken: set[int]) -> Step:
+    """The layer's convolutions whose inputs are there already."""
+    made = {call.output for call in calls if id(call) in taken}
+    group = [
+        call
+        for call in calls
+        if call.operation == "short_convolution"
+        and call.options["layer"] == first.options["layer"]
+        and call.options["weight"].shape[1] == first.options["weight"].shape[1]
+        and (call is first or call.inputs[0] in made)
+    ]
+    return Step("short_convolution", group, [call.inputs[0] for call in group], [call.output for call in group])
 
 
 def _is_norm_of_rows(call: Call) -> bool:
@@ -54,7 +76,12 @@ def _is_norm_of_rows(call: Call) -> bool:
 
 def _single(call: Call) -> Step:
     in_place = {call.output: call.inputs[0]} if call.operation in ("rope", "swiglu", "add") else {}
-    return Step(call.operation, [call], list(call.inputs), [call.output], in_place=in_place)
+    step = Step(call.operation, [call], list(call.inputs), [call.output], in_place=in_place)
+    for source in (call.inputs[i] for i in PREPARED.get(call.operation, ())):
+        step.prepared.append(Value(source.graph, source.width, source.logit_rows))
+        step.in_place[step.prepared[-1]] = source
+    step.writes += step.prepared
+    return step
 
 
 def _projections(group: list[Call], users: Mapping[Value, list[Call]], norm: Call | None) -> Step:

@@ -73,6 +73,28 @@ class Graph:
         options = {"num_heads": heads, "num_kv_heads": kv_heads, "scale": scale, "window": window, "sinks": sinks}
         return self._call("attention", (q, k, v), q.width, layer=cache, **options)
 
+    def short_convolution(self, x: Value, weight: "Parameter", cache: int, state: str) -> Value:
+        return self._call("short_convolution", (x,), x.width, weight=weight, layer=cache, state=state)
+
+    def delta_rule(
+        self,
+        q: Value,
+        k: Value,
+        v: Value,
+        decay: Value,
+        beta: Value,
+        rate: "Parameter",
+        decay_bias: "Parameter",
+        cache: int,
+        num_key_heads: int,
+        tiled_heads: bool,
+    ) -> Value:
+        options = {"rate": rate, "decay_bias": decay_bias, "num_key_heads": num_key_heads, "tiled_heads": tiled_heads}
+        return self._call("delta_rule", (q, k, v, decay, beta), v.width, layer=cache, **options)
+
+    def lightning_attention(self, q: Value, k: Value, v: Value, cache: int, slopes: tuple[float, ...]) -> Value:
+        return self._call("lightning_attention", (q, k, v), v.width, layer=cache, slopes=slopes)
+
     def swiglu(self, gate: Value, up: Value, glu: ops.Glu) -> Value:
         if glu != ops.Glu():
             raise UnsupportedError(f"swiglu of {glu}: the native executor does not have this operation")
