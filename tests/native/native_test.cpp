@@ -109,12 +109,62 @@ void run(const Kernels& kernels, Format format, KvFormat kv) {
     }
 }
 
+// A layer that keeps a state, over the end of a block, with heads that fill no vector.
+void run_states(const Kernels& kernels) {
+    constexpr int kKeyHeads = 2, kValueHeads = 4, kKeyDim = 5, kValueDim = 33, kTaps = 4, kInput = 64;
+    const int keys = kKeyHeads * kKeyDim, values = kValueHeads * kValueDim;
+    CacheLayout cache{{KvFormat::F16, 0, 1, 1}, 8, {}, 0, 0};
+    const size_t q_state = cache.add_state((kTaps - 1) * keys), v_state = cache.add_state((kTaps - 1) * values);
+    const size_t state = cache.add_state(size_t(kValueHeads) * kKeyDim * kValueDim);
+    Program program(kernels, std::make_shared<ThreadPool>(2), {320, 4}, cache, 12);
+    Weights weights{Format::F32};
+    const auto buffer = [&](int width) { return program.add_buffer(width, false); };
+    const std::vector<float> table(10 * kInput, 0.25f);
+    const int x = buffer(kInput), q = buffer(keys), k = buffer(keys), v = buffer(values);
+    const int beta = buffer(kValueHeads), decay = buffer(kValueHeads * kKeyDim), out = buffer(values);
+    const int logits = program.add_buffer(values, true);
+    add_embedding(program, {Format::F32, TensorBytes(reinterpret_cast<const uint8_t*>(table.data())), 10, kInput, x});
+    std::vector<Projection> projections;
+    for (int to : {q, v, beta, decay})
+        projections.push_back({weights.make(program.context().buffers[size_t(to)]->width, kInput), {}, to});
+    add_linear(program, {"in", x, {}, 0, projections, -1, Epilogue::None, {}, 0});
+    const int mixed_q = buffer(keys), mixed_v = buffer(values);
+    add_short_convolutions(program, kTaps,
+                           {{q, mixed_q, std::vector<float>(size_t(kTaps) * keys, 0.5f), q_state},
+                            {v, mixed_v, std::vector<float>(size_t(kTaps) * values, 0.5f), v_state}});
+    add_recurrence(program, {.name = "delta",
+                             .q = mixed_q,
+                             .k = mixed_q,
+                             .v = mixed_v,
+                             .out = out,
+                             .num_heads = kValueHeads,
+                             .num_key_heads = kKeyHeads,
+                             .state = state,
+                             .prepared_q = q,
+                             .prepared_k = k,
+                             .decays = decay,
+                             .strengths = beta,
+                             .decay = decay,
+                             .beta = beta,
+                             .rate = std::vector<float>(kValueHeads, 0.1f),
+                             .decay_bias = std::vector<float>(kValueHeads * kKeyDim, 0.2f),
+                             .slopes = {}});
+    add_select_rows(program, out, logits);
+    program.set_output(logits);
+    int position = 0;
+    for (int rows : {1, 5, 240, 300, 1, 3}) {
+        program.run(step(rows, position));
+        position += rows;
+    }
+}
+
 }  // namespace
 
 int main() {
     int runs = 0;
     for (const Kernels* kernels : supported_kernels()) {
         for (int format = 0; format < kNumFormats; format++, runs++) run(*kernels, Format(format), KvFormat::F16);
+        run_states(*kernels), runs++;
         for (KvFormat kv : {KvFormat::BF16, KvFormat::Int8, KvFormat::F32}) run(*kernels, Format::Q8_0, kv), runs++;
     }
     std::printf("%d programs ran\n", runs);

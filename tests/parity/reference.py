@@ -28,12 +28,13 @@ class Pair:
     model: Any
     checkpoint: Checkpoint
 
-    def executor(self, kind: str, **options: Any) -> Any:
+    def executor(self, kind: str, *, num_blocks: int = 64, **options: Any) -> Any:
         """Ours, in float32; the test is skipped where the executor lacks an operation, whose name it says."""
         try:
             if kind == "torch":
-                return TorchExecutor(self.model, self.checkpoint, num_blocks=64, **options)
-            return NativeExecutor(self.model, self.checkpoint, num_blocks=64, dtype="float32", threads=2, **options)
+                return TorchExecutor(self.model, self.checkpoint, num_blocks=num_blocks, **options)
+            options = {"num_blocks": num_blocks, "dtype": "float32", "threads": 2} | options
+            return NativeExecutor(self.model, self.checkpoint, **options)
         except UnsupportedError as error:
             pytest.skip(str(error))
 

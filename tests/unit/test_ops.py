@@ -237,9 +237,19 @@ def test_refuses_shapes_that_do_not_fit(text):
     assert text in str(error.value)
 
 
-def test_an_executor_that_lacks_an_operation_says_so(checkpoint):
-    model = Probe(lambda x, p, batch: ops.lightning_attention(x, x, x, batch.caches[0], slopes=(0.1,) * HEADS))
+class Bare:
+    """A value of an executor without operations."""
+
+    shape = (3, WIDTH)
+
+
+class NoOperations:
+    executor = "bare"
+
+
+def test_an_executor_that_lacks_an_operation_says_so():
+    ops.register(Bare, NoOperations())
     with pytest.raises(UnsupportedError) as error:
-        NativeExecutor(model, checkpoint, num_blocks=32, dtype="float32", threads=1)
-    assert str(error.value) == "lightning_attention: the native executor does not have this operation"
+        ops.add(Bare(), Bare())
+    assert str(error.value) == "add: the bare executor does not have this operation"
     assert error.value.hint == "the torch executor has all of them: --executor torch"
