@@ -133,25 +133,42 @@ nb::tuple to_python(const Sample& sample) {
     return nb::make_tuple(sample.chosen.token, sample.chosen.logprob, top);
 }
 
-// One sample for each logit row of the last run, the rows shared out to the pool's threads.
-nb::list sample_rows(Program& program, const std::vector<Sampler*>& samplers) {
-    if (int(samplers.size()) != program.num_logit_rows())
-        throw std::invalid_argument("sample: one sampler for each logit row is needed");
-    for (const Sampler* sampler : samplers) sampler->check_vocabulary(program.output_width());
-    std::vector<Sample> samples(samplers.size());
+// Of each sampler the draws from its logit rows of the last run: one row, and one for each of its drafts as long as
+// these are what is drawn. The samplers are shared out to the pool's threads.
+nb::list sample_rows(Program& program, const std::vector<Sampler*>& samplers,
+                     const std::vector<std::vector<int>>& drafts) {
+    if (drafts.size() != samplers.size()) throw std::invalid_argument("sample: drafts of each sampler are needed");
+    std::vector<int> first_rows;
+    int rows = 0;
+    for (size_t i = 0; i < samplers.size(); i++) {
+        samplers[i]->check_vocabulary(program.output_width());
+        first_rows.push_back(rows);
+        rows += 1 + int(drafts[i].size());
+    }
+    if (rows != program.num_logit_rows())
+        throw std::invalid_argument("sample: a sampler or a draft for each logit row is needed");
+    std::vector<std::vector<Sample>> samples(samplers.size());
     {
         nb::gil_scoped_release release;
-        const auto one = [&](int row, int) {
-            samples[size_t(row)] =
-                samplers[size_t(row)]->sample(*program.context().kernels, program.logits(row), program.output_width());
+        const auto draw = [&](int i, int) {
+            const size_t at = size_t(i);
+            for (size_t n = 0; n <= drafts[at].size(); n++) {
+                samples[at].push_back(samplers[at]->sample(
+                    *program.context().kernels, program.logits(first_rows[at] + int(n)), program.output_width()));
+                if (n < drafts[at].size() && samples[at].back().chosen.token != drafts[at][n]) break;
+            }
         };
         if (samples.size() == 1)
-            one(0, 0);
+            draw(0, 0);
         else
-            program.pool().parallel_for(int(samples.size()), one);
+            program.pool().parallel_for(int(samples.size()), draw);
     }
     nb::list out;
-    for (const Sample& sample : samples) out.append(to_python(sample));
+    for (const std::vector<Sample>& drawn : samples) {
+        nb::list row;
+        for (const Sample& sample : drawn) row.append(to_python(sample));
+        out.append(row);
+    }
     return out;
 }
 
@@ -350,7 +367,7 @@ void bind_executor(nb::module_& m) {
             },
             "tokens"_a, "positions"_a, "row_starts"_a, "block_tables"_a, "logit_rows"_a)
         .def("logits", &logits_array)
-        .def("sample", &sample_rows, "samplers"_a)
+        .def("sample", &sample_rows, "samplers"_a, "drafts"_a)
         .def("copy_block", &Program::copy_block, "source"_a, "target"_a)
         .def("set_profiling", &Program::set_profiling, "on"_a)
         .def("profile", [](const Program& p) {

@@ -8,7 +8,7 @@ import freehold
 
 
 def main():
-    model = freehold.load(sys.argv[1], threads=2)
+    model = freehold.load(sys.argv[1], threads=2, speculate=False)  # as the peers decode
 
     def generate(prompts, max_tokens, **_):
         replies = model.generate_tokens(prompts, max_tokens=max_tokens, ignore_eos=True, temperature=0.0)

@@ -247,14 +247,16 @@ def load(
     executor: str = "native",
     device: str = "cpu",
     max_waiting: int = 1024,
+    speculate: bool = True,
     progress: Any = None,
 ) -> Model:
     """Load a model: a path to a GGUF file, a name in the catalogue, or None for the catalogue's first.
 
     `dtype="float32"` evaluates the weights and the KV cache in float32. `executor="torch"` runs the model on
     tensors, on `device` "cpu" (in float32) or "cuda" (in bfloat16, or as `dtype` says). `context` defaults to what the
-    model was trained for. More than `max_waiting` requests that wait are refused (QueueFullError). Memory is budgeted
-    before any is taken (MemoryBudgetError with both figures).
+    model was trained for. `speculate`: a single reply is computed several tokens at a time where text repeats itself;
+    which tokens come does not depend on it. More than `max_waiting` requests that wait are refused (QueueFullError).
+    Memory is budgeted before any is taken (MemoryBudgetError with both figures).
     """
     stored = resolve(ref, progress=progress)
     checkpoint = open_gguf(stored.path)
@@ -272,7 +274,7 @@ def load(
     if tokenizer.vocab_size > config.vocabulary_size:
         tokens, rows = tokenizer.vocab_size, config.vocabulary_size
         raise RequestError(f"{stored.path}: {tokens} tokens in the vocabulary, {rows} rows in the embedding")
-    engine = Engine(runner, native_sampler, context=context, max_waiting=max_waiting)
+    engine = Engine(runner, native_sampler, context=context, max_waiting=max_waiting, speculates=speculate)
     info = _info(stored, checkpoint, model, context, plan)
     info |= {"executor": executor, **runner.info, "kv_tokens": num_blocks * plan.block_size}
     return Model(tokenizer, template, runner, engine, info)

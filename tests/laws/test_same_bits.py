@@ -118,3 +118,20 @@ def test_same_bits_after_a_prefix_hit(smollm):
     for cached, computed in ((again, fresh), (partial, partial_fresh)):
         assert cached.tokens == computed.tokens
         assert cached.logprobs == computed.logprobs
+
+
+def test_speculation_changes_no_bit(real_model):
+    """What is foreseen is computed several tokens at a time; the draws and their log-probabilities are the same."""
+    from freehold.api import load
+
+    text = "def area(width, height):\n    return width * height\n\n\ndef volume(width, height, depth):\n    return"
+    results = []
+    for speculate in (False, True):
+        with load(str(real_model), context=512, speculate=speculate) as model:
+            prompt = model.tokenize(text + "\n\n" + text)
+            greedy = model.generate(prompt, max_tokens=60, temperature=0.0, logprobs=2)
+            drawn = model.generate(prompt, max_tokens=60, temperature=0.6, seed=5)
+            results.append([(reply.tokens, reply.logprobs, reply.top_logprobs) for reply in (greedy, drawn)])
+            accepted = model.engine.stats().accepted_tokens
+    assert results[0] == results[1]
+    assert accepted > 10

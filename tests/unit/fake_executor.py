@@ -66,9 +66,17 @@ class FakeExecutor:
             sequence.append(slot[0])
         return reference_logits(sequence, self.nan_on)
 
-    def sample(self, samplers):
-        assert len(samplers) == len(self._logits), "one sampler for each logit row"
-        return [sampler.sample(row) for sampler, row in zip(samplers, self._logits, strict=True)]
+    def sample(self, samplers, drafts):
+        assert len(samplers) + sum(map(len, drafts)) == len(self._logits), "a sampler or a draft for each logit row"
+        rows, drawn = iter(self._logits), []
+        for sampler, guesses in zip(samplers, drafts, strict=True):
+            mine = [next(rows) for _ in range(len(guesses) + 1)]
+            drawn.append([sampler.sample(mine[0])])
+            for row, guess in zip(mine[1:], guesses, strict=True):
+                if drawn[-1][-1][0] != guess:
+                    break
+                drawn[-1].append(sampler.sample(row))
+        return drawn
 
     def logits(self) -> numpy.ndarray:
         return self._logits.copy()

@@ -20,7 +20,8 @@ from freehold.cli.common import human_bytes, loaded, model_options, peak_memory_
 @model_options
 def command(model, prefill, depth, batch, tokens, repeats, profile, as_json, **options):
     """Measure MODEL: prefill, decode at several depths, several sequences at once; medians, in tokens per second."""
-    with loaded(model, options) as loaded_model:
+    # Without speculation: how often it guesses right is the text's merit.
+    with loaded(model, options, speculate=False) as loaded_model:
         bench = _Bench(loaded_model, tokens, repeats)
         rows = bench.profile() if profile else bench.measure(_numbers(prefill), _numbers(depth), _numbers(batch))
         machine = {key: loaded_model.info[key] for key in ("file", "isa", "threads")}

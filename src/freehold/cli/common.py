@@ -44,7 +44,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def loaded(ref: str | None, options: dict[str, Any]) -> Iterator[Any]:
+def loaded(ref: str | None, options: dict[str, Any], *, speculate: bool = True) -> Iterator[Any]:
     """A loaded model; a progress bar on a terminal while it is downloaded."""
     gc.disable()  # what a start makes is kept: searching it for garbage costs a twentieth of the start
     import freehold
@@ -58,6 +58,7 @@ def loaded(ref: str | None, options: dict[str, Any]) -> Iterator[Any]:
             kv_format=options["kv_type"],
             executor=options["executor"],
             device=options["device"],
+            speculate=speculate,
             progress=progress,
         )
     gc.freeze()

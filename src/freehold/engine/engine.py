@@ -33,6 +33,8 @@ class EngineStats:
     prefix_query_tokens: int  # of prompts that could have been found in the prefix cache
     prefix_hit_tokens: int
     preemptions: int
+    draft_tokens: int  # proposed by speculation
+    accepted_tokens: int  # of these, drawn
     finished: dict[str, int]
 
 
@@ -41,6 +43,8 @@ class _Counts:
     steps: int = 0
     prefill_tokens: int = 0
     decode_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     finished: Counter[str] = field(default_factory=Counter)
 
 
@@ -52,7 +56,8 @@ class Engine:
     """Serves many requests at once on one executor. All methods may be called from any thread.
 
     `make_sampler(request)` gives the native sampler of a request. `max_waiting` bounds the queue: past it `submit`
-    raises EngineError rather than let work pile up.
+    raises EngineError rather than let work pile up. `speculates`: a request that has the step to itself is decoded
+    several tokens at a time where they can be foreseen; which tokens come does not depend on it.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Engine:
         context: int,
         max_requests: int = 64,
         max_waiting: int = 1024,
+        speculates: bool = True,
     ):
         if context > executor.num_blocks * executor.block_size:
             raise ValueError(f"{executor.num_blocks} KV blocks do not hold a context of {context} tokens")
@@ -76,6 +82,7 @@ class Engine:
             max_logit_rows=executor.max_logit_rows,
             max_requests=max_requests,
             copy_block=None if executor.keeps_states else executor.copy_block,
+            speculates=speculates and not executor.keeps_states,  # a state cannot go back to before a wrong guess
         )
         self._changed = threading.Condition()
         self._submitted: deque[Request] = deque()
@@ -127,6 +134,8 @@ class Engine:
             prefix_query_tokens=scheduler.prefix_query_tokens,
             prefix_hit_tokens=scheduler.prefix_hit_tokens,
             preemptions=scheduler.preemptions,
+            draft_tokens=counts.draft_tokens,
+            accepted_tokens=counts.accepted_tokens,
             finished=dict(counts.finished),
         )
 
@@ -211,8 +220,9 @@ class Engine:
         if any(request.reads_rows for request, _ in work):
             samples = iter(self._read_logits(work))
         else:
-            sampling = [request.sampler for request, rows in work if rows == request.num_remaining]
-            samples = iter(self.executor.sample(sampling) if sampling else ())
+            drawing = [request for request, rows in work if rows == request.num_remaining]
+            samplers, drafts = [request.sampler for request in drawing], [request.drafts for request in drawing]
+            samples = iter(self.executor.sample(samplers, drafts) if drawing else ())
         for request, rows in work:
             self._scheduler.computed(request, rows)
             if request.num_remaining:
@@ -220,7 +230,7 @@ class Engine:
             if request.wants_logits:
                 self._end(request, "stop")
             else:
-                self._accept(request, next(samples))
+                self._accept_all(request, next(samples))
 
     def _read_logits(self, work: Work) -> list[Any]:
         """Give those that read rows what they ask for, and sample the rows that end a request's known tokens."""
@@ -233,7 +243,7 @@ class Engine:
             elif ends:
                 at += 1
             if ends and not request.wants_logits:
-                samples.append(request.sampler.sample(logits[at - 1]))
+                samples.append([request.sampler.sample(logits[at - 1])])
         return samples
 
     def _emit_rows(self, request: Request, logits: Any) -> None:
@@ -243,6 +253,21 @@ class Engine:
         elif known := request.tokens[first + 1 : min(first + 1 + len(logits), request.num_prompt)]:
             count = request.params.prompt_logprobs or 0
             request.emit(PromptEvent(first + 1, prompt_logprobs(logits[: len(known)], known, count)))
+
+    def _accept_all(self, request: Request, samples: list[Any]) -> None:
+        """The draw from the last known token's row, and those from the rows of drafts that were drawn before."""
+        drafts, request.drafts = request.drafts, []
+        if drafts and request.lookup:
+            request.lookup.learn(len(drafts), len(samples) - 1)
+            self._counts.draft_tokens += len(drafts)
+            self._counts.accepted_tokens += len(samples) - 1
+        self._accept(request, samples[0])
+        for sample in samples[1:]:
+            if request.finished:
+                break
+            self._scheduler.computed(request, 1)
+            self._counts.decode_tokens += 1
+            self._accept(request, sample)
 
     def _accept(self, request: Request, sample: Any) -> None:
         token, logprob, top = sample

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+# (token, log-probability, likeliest tokens); token -1 where the logits are not numbers
+Sample = tuple[int, float, list[tuple[int, float]]]
+
 
 @dataclass(slots=True)
 class Batch:
@@ -27,8 +30,8 @@ class Executor(Protocol):
         """Run one step; its logits stay inside until the next."""
         ...
 
-    def sample(self, samplers: list[Any]) -> list[tuple[int, float, list[tuple[int, float]]]]:
-        """(token, log-probability, likeliest tokens) for each logit row; token -1 where the logits are not numbers."""
+    def sample(self, samplers: list[Any], drafts: list[list[int]]) -> list[list[Sample]]:
+        """What each sampler draws of its logit rows: one, and one for each of its drafts as long as they are drawn."""
         ...
 
     def logits(self) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from freehold.engine.executor import Batch
 from freehold.engine.kv_cache import BlockPool
 from freehold.engine.request import Request
+from freehold.engine.speculation import PromptLookup
 
 Work = list[tuple[Request, int]]  # requests of a step, with their number of rows
 
@@ -26,12 +27,14 @@ class Scheduler:
         max_logit_rows: int,
         max_requests: int,
         copy_block: Callable[[int, int], None] | None,
+        speculates: bool = False,
     ):
         self.pool = pool
         self.max_rows = max_rows
         self.max_logit_rows = max_logit_rows
         self.max_requests = min(max_requests, max_rows, max_logit_rows)
         self.copy_block = copy_block
+        self.speculates = speculates
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.prefix_query_tokens = self.prefix_hit_tokens = self.preemptions = 0
@@ -63,6 +66,8 @@ class Scheduler:
                 self._ensure_block(request)
                 work.append((request, 1))
         work = [(request, rows) for request, rows in work if request.blocks]
+        if self.speculates and len(work) == len(self.running) == 1:
+            self._propose(work[0][0])
         self._add_prefill(work)
         return self._batch(work), work
 
@@ -129,6 +134,18 @@ class Scheduler:
             else:
                 self._preempt(max(self.running, key=lambda r: r.submitted_at))
 
+    def _propose(self, request: Request) -> None:
+        """Give a request that has the step to itself tokens that may follow, as far as there is room for them."""
+        if request.constraint:
+            return
+        request.lookup = request.lookup or PromptLookup()
+        most = min(self.max_rows, self.max_logit_rows, request.max_length - len(request.tokens)) - 1
+        drafts = request.lookup.propose(request.tokens, most)
+        last, size = request.num_computed + len(drafts), self.pool.block_size
+        while last // size >= len(request.blocks) and self.pool.num_available:
+            request.blocks.append(self.pool.allocate())
+        request.drafts = drafts[: len(request.blocks) * size - request.num_computed - 1]
+
     def _preempt(self, request: Request) -> None:
         self.preemptions += 1
         self.running.remove(request)
@@ -160,13 +177,13 @@ class Scheduler:
         batch = Batch()
         for request, rows in work:
             first = request.num_computed
-            batch.tokens += request.tokens[first : first + rows]
-            batch.positions += range(first, first + rows)
+            batch.tokens += [*request.tokens[first : first + rows], *request.drafts]
+            batch.positions += range(first, first + rows + len(request.drafts))
             batch.block_tables.append(request.blocks)
             end = len(batch.tokens)
             batch.row_starts.append(end)
             if request.reads_rows:
                 batch.logit_rows += range(end - rows, end)
             elif rows == request.num_remaining:
-                batch.logit_rows.append(end - 1)
+                batch.logit_rows += range(end - 1 - len(request.drafts), end)
         return batch

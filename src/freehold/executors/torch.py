@@ -19,6 +19,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 MAX_LOGIT_ROWS = 64
 
 
+def _draw(sampler: Any, rows: Sequence[Any], drafts: Sequence[int]) -> list[Any]:
+    drawn = [sampler.sample(rows[0])]
+    for row, draft in zip(rows[1:], drafts, strict=True):
+        if drawn[-1][0] != draft:
+            break
+        drawn.append(sampler.sample(row))
+    return drawn
+
+
 @dataclass(frozen=True)
 class TorchBatch:
     """What a model's forward reads of a step."""
@@ -190,9 +199,12 @@ class TorchExecutor:
         rows = ops.select_rows(hidden, batch.logit_rows)
         self._logits = self._model.logits(parameters, rows).float().cpu()
 
-    def sample(self, samplers: list[Any]) -> list[Any]:
-        """One Sample for each logit row of the last run, by its sampler."""
-        return [sampler.sample(row) for sampler, row in zip(samplers, self.logits(), strict=True)]
+    def sample(self, samplers: list[Any], drafts: list[list[int]]) -> list[list[Any]]:
+        """What each sampler draws of its logit rows of the last run (see `engine.executor.Executor`)."""
+        rows = iter(self.logits())
+        return [
+            _draw(sampler, [next(rows) for _ in [None, *d]], d) for sampler, d in zip(samplers, drafts, strict=True)
+        ]
 
     def logits(self) -> Any:
         """Logits of the last run's logit rows: float32 numpy (rows, vocabulary)."""

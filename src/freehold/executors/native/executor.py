@@ -202,9 +202,9 @@ class NativeExecutor:
         except ValueError as error:
             raise EngineError(str(error)) from None
 
-    def sample(self, samplers: list[Any]) -> list[Any]:
-        """One Sample for each logit row of the last run, by its sampler."""
-        return self._program.sample(samplers)
+    def sample(self, samplers: list[Any], drafts: list[list[int]]) -> list[list[Any]]:
+        """What each sampler draws of its logit rows of the last run (see `engine.executor.Executor`)."""
+        return self._program.sample(samplers, drafts)
 
     def logits(self) -> Any:
         """Logits of the last run's logit rows: float32 (rows, vocabulary)."""
