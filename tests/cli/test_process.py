@@ -82,7 +82,7 @@ def test_bench_profile(smollm):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "no-such-model", "hi"), "neither a file nor a model in the catalogue"),
+        (("run", "no-such-model", "hi"), "neither a file, a folder nor a model in the catalogue"),
         (("run", "what is this?"), "is not a model"),
         (("run",), "standard input is empty"),
         (("run", "x", "--temperature", "hot"), "not a valid float"),
