@@ -293,6 +293,29 @@ void bind_executor(nb::module_& m) {
                 add_attention(p, {q, out, layer, num_heads, scale, window, std::move(sinks)});
             },
             "q"_a, "out"_a, "layer"_a, "num_heads"_a, "scale"_a, "window"_a = 0, "sinks"_a = std::vector<float>())
+        .def("keep_rows", &add_keep_rows, "input"_a, "rows"_a)
+        .def(
+            "head_linear",
+            [](Program& p, std::string name, int input, int in_stride, std::vector<PackedWeight> weights, int out,
+               int out_stride) {
+                add_head_linear(p, {std::move(name), input, in_stride, out, out_stride, std::move(weights)});
+            },
+            "name"_a, "input"_a, "in_stride"_a, "weights"_a, "out"_a, "out_stride"_a)
+        .def(
+            "latent_attention",
+            [](Program& p, int absorbed, int q, int out, int latents, int rope_keys, int num_heads, int plain_dim,
+               float scale, int selected, int top_k) {
+                add_latent_attention(
+                    p, {absorbed, q, out, latents, rope_keys, num_heads, plain_dim, scale, selected, top_k});
+            },
+            "absorbed"_a, "q"_a, "out"_a, "latents"_a, "rope_keys"_a, "num_heads"_a, "plain_dim"_a, "scale"_a,
+            "selected"_a = -1, "top_k"_a = 0)
+        .def(
+            "select_keys",
+            [](Program& p, int q, int weights, int keys, int num_heads, int top_k, int out) {
+                add_select_keys(p, {q, weights, keys, num_heads, top_k, out});
+            },
+            "q"_a, "weights"_a, "keys"_a, "num_heads"_a, "top_k"_a, "out"_a)
         .def("select_rows", &add_select_rows, "input"_a, "out"_a)
         .def(
             "short_convolutions",

@@ -11,10 +11,10 @@
 
 namespace freehold {
 
-// Rows of `width` elements that a layer keeps of each token: [token of the page][width].
+// Rows of `width` elements that a layer keeps of each token: [token of the page][stride], zeros behind the width.
 struct RowCache {
-    int width;
-    size_t offset;  // in a page
+    int width, stride;  // the stride is the width rounded up to 16
+    size_t offset;      // in a page
 };
 
 struct CacheLayout {
@@ -26,14 +26,15 @@ struct CacheLayout {
 
     // Elements of rows are those of keys and values; int8 has no scale for them, and so they are f16 there.
     KvFormat row_format() const { return kv.format == KvFormat::Int8 ? KvFormat::F16 : kv.format; }
+    size_t row_element_bytes() const { return row_format() == KvFormat::F32 ? 4 : 2; }
     size_t page_bytes() const { return kv.block_bytes() + row_bytes; }
     size_t block_bytes() const { return page_bytes() * size_t(num_pages) + state_floats * sizeof(float); }
 
     // The index of new rows.
     int add_rows(int width) {
-        rows.push_back({width, kv.block_bytes() + row_bytes});
-        const size_t bytes = size_t(width) * kKvBlock * (row_format() == KvFormat::F32 ? 4 : 2);
-        row_bytes += (bytes + 63) / 64 * 64;
+        const int stride = (width + 15) / 16 * 16;
+        rows.push_back({width, stride, kv.block_bytes() + row_bytes});
+        row_bytes += size_t(stride) * kKvBlock * row_element_bytes();  // a multiple of 64
         return int(rows.size()) - 1;
     }
     // Where a new state of `floats` begins among a block's.

@@ -84,8 +84,39 @@ struct RecurrenceOptions {
     std::vector<float> slopes;
 };
 
+// A matrix for each head, applied to its part of each row.
+struct HeadLinearOptions {
+    std::string name;
+    int input, in_stride;  // columns from one head's part to the next's, of which the matrix reads the first
+    int out, out_stride;
+    std::vector<PackedWeight> weights;  // of each head, all of one shape
+};
+
+// Attention on latents: a key is a latent and a rotated key, a value is the latent.
+struct LatentOptions {
+    int absorbed;            // queries of latents: [num_heads][latent, rounded up to 16]
+    int q;                   // [num_heads][plain_dim + rotated], of which the rotated part is read
+    int out;                 // as `absorbed`; may be the same
+    int latents, rope_keys;  // kept rows
+    int num_heads, plain_dim;
+    float scale;
+    int selected = -1;  // positions that a query sees, ascending: top_k, or its whole past where that is less; -1: all
+    int top_k = 0;
+};
+
+// The positions of the keys that an indexer ranks first (see ops.select_keys), for LatentOptions::selected.
+struct SelectKeysOptions {
+    int q, weights;  // [num_heads][width of a key]; [num_heads]
+    int keys;        // kept rows
+    int num_heads, top_k, out;
+};
+
 void add_short_convolutions(Program&, int taps, std::vector<Convolution>);
 void add_recurrence(Program&, RecurrenceOptions);
+void add_keep_rows(Program&, int input, int rows);  // into the pages
+void add_head_linear(Program&, HeadLinearOptions);
+void add_latent_attention(Program&, LatentOptions);
+void add_select_keys(Program&, SelectKeysOptions);
 void add_embedding(Program&, EmbeddingOptions);
 void add_rope_angles(Program&, RopeAnglesOptions);
 void add_linear(Program&, LinearOptions);

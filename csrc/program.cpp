@@ -26,6 +26,7 @@ Program::Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, Progr
                .buffers = {},
                .shared_rows = {},
                .private_rows = {},
+               .head_rows = {},
                .scratch = {},
                .states = {},
                .step = {}} {
@@ -43,6 +44,13 @@ void Context::reserve_columns(int cols) {
     private_rows.clear();
     for (int thread = 0; thread < num_threads; thread++) private_rows.emplace_back(kPrivateRows, cols);
     reserve_scratch(std::max(linear, attention));
+}
+
+void Context::reserve_head_rows(int cols) {
+    if (cols <= max_head_columns) return;
+    max_head_columns = cols;
+    head_rows.clear();
+    for (int thread = 0; thread < num_threads; thread++) head_rows.emplace_back(kHeadRows, cols);
 }
 
 void Context::reserve_scratch(size_t bytes) {

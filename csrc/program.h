@@ -19,6 +19,7 @@
 
 namespace freehold {
 
+inline constexpr int kHeadRows = 64;    // of a head, which a thread prepares for itself
 inline constexpr int kPrivateRows = 4;  // up to here each thread prepares rows for itself: cheaper than a barrier
 
 // The rows of a step that belong to one request: consecutive positions, and the blocks of its whole sequence.
@@ -37,7 +38,7 @@ struct Step {
     int num_rows() const { return int(tokens.size()); }
 };
 
-// Values of an operation for all rows of a step, or for its logit rows: float32 [rows][stride].
+// Values of an operation for all rows of a step, or for its logit rows: float32 (or int32 positions) [rows][stride].
 struct Buffer {
     bool logit_rows;
     int width;
@@ -45,6 +46,8 @@ struct Buffer {
     Pages pages;
 
     float* row(int index) const { return reinterpret_cast<float*>(pages.data()) + size_t(index) * stride; }
+    // A row of positions, for values that are such.
+    int32_t* positions(int index) const { return reinterpret_cast<int32_t*>(pages.data()) + size_t(index) * stride; }
 };
 
 // Memory for prepared rows of up to `cols` columns; rows are padded to 16, which AMX tiles read.
@@ -98,15 +101,17 @@ struct Context {
     // Memory that lives for one operation.
     PreparedMemory shared_rows;                // more than kPrivateRows: prepared once, read by all threads
     std::vector<PreparedMemory> private_rows;  // few rows: each thread its own
+    std::vector<PreparedMemory> head_rows;     // kHeadRows of one head: each thread its own
     std::vector<Pages> scratch;                // of each thread
     std::vector<float> states;                 // attention states of spans
-    int max_columns = 0;
+    int max_columns = 0, max_head_columns = 0;
     size_t scratch_bytes = 0;
 
     Step step;
 
     // Makes room for matrices of `cols` inputs.
     void reserve_columns(int cols);
+    void reserve_head_rows(int cols);
     void reserve_scratch(size_t bytes);  // of each thread
 
     uint8_t* kv_head(int page, int layer, int head) const {

@@ -94,6 +94,38 @@ struct AttentionTask {
     float* scratch;      // attention_scratch_floats
 };
 
+// Keys that lie as rows, of one part or of two side by side: first[k][0..first_dim), second[k][0..second_dim).
+struct KeyRows {
+    KvFormat format;  // not Int8
+    int num_keys;
+    const uint8_t* const* first;   // [num_keys rounded up to kKvBlock], those behind the last being any rows
+    const uint8_t* const* second;  // as `first`; not read when second_dim is 0
+    int first_dim, second_dim;     // multiples of 16
+};
+
+inline constexpr int kLatentQueries = 16;  // of a task at most
+
+// Queries of one token against one span of keys, all of which it sees; the values are the first parts of the keys.
+struct LatentTask {
+    KeyRows keys;    // at most kSpan
+    const float* q;  // [num_queries rounded up to 4][first_dim + second_dim], the scores' scale in them
+    int num_queries;
+    float* states;   // [num_queries] attention_state_floats(first_dim): the span is combined into them
+    float* scratch;  // latent_scratch_floats
+};
+
+constexpr size_t latent_scratch_floats(int rank) { return kLatentQueries * (kSpan + attention_state_floats(rank)); }
+
+// Ranks of the keys of a span: ranks[k] = sum over heads of weights[head] * max(0, q[head] . k), head after head.
+struct RankTask {
+    KeyRows keys;          // at most kSpan, of one part
+    const float* q;        // [num_heads rounded up to 4][first_dim]
+    const float* weights;  // [num_heads]
+    int num_heads;
+    float* ranks;    // [num_keys rounded up to kKvBlock]
+    float* scratch;  // 4 * kSpan
+};
+
 struct RopeTask {
     float* heads;  // [num_heads][head_dim] of one row
     int num_heads, head_dim;
@@ -145,6 +177,10 @@ struct Kernels {
     void (*attend)(const AttentionTask&);
     // Combines `num_spans` states of each query, in order, and divides: states [num_spans][num_queries].
     void (*combine_states)(const AttentionTask&, const float* states, int num_spans);
+    // A row of a page: `width` values in the elements of `format`, zeros behind them up to a multiple of 16.
+    void (*keep_row)(KvFormat format, const float* x, int width, uint8_t* out);
+    void (*attend_latents)(const LatentTask&);
+    void (*rank_keys)(const RankTask&);
     void (*swiglu)(const float* gate, const float* up, float* out, int count);
     void (*add)(const float* a, const float* b, float* out, int count);
     // Of states; rows padded to 16 (`unit_heads`: as they are).

@@ -203,6 +203,19 @@ struct RowKernels {
         if (layout.format == KvFormat::F32) return write_value_as<float>(layout, head_block, slot, value);
         write_value_as<uint16_t>(layout, head_block, slot, value);
     }
+
+    static void keep_row(KvFormat format, const float* x, int width, uint8_t* out) {
+        for (int c = 0; c < width; c += 16) {
+            float values[16] = {};
+            std::memcpy(values, x + c, size_t(width - c < 16 ? width - c : 16) * sizeof(float));
+            if (format == KvFormat::F32)
+                std::memcpy(reinterpret_cast<float*>(out) + c, values, sizeof values);
+            else if (format == KvFormat::BF16)
+                for (int i = 0; i < 16; i++) reinterpret_cast<uint16_t*>(out)[c + i] = to_bf16(values[i]);
+            else
+                convert_row(values, reinterpret_cast<uint16_t*>(out) + c, 16);
+        }
+    }
 };
 
 }  // namespace freehold

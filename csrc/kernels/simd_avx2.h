@@ -16,6 +16,7 @@ struct Avx2 {
     static constexpr int kScoreRows = 2;
     static constexpr int kValueRows = 2;
     static constexpr int kValueVectors = 4;
+    static constexpr int kDotRows = 2;
     static constexpr bool kWideIsSigned = true;
     using F = __m256;
     using I = __m256i;
@@ -39,6 +40,13 @@ struct Avx2 {
     FH_INLINE F scale_by_power(F a, F n) {
         return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(
                                     _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+    }
+
+    FH_INLINE float sum16(const F (&v)[2]) {
+        const __m256 by8 = _mm256_add_ps(v[0], v[1]);
+        const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+        const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
+        return _mm_cvtss_f32(_mm_add_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
     }
 
     FH_INLINE __m128i half_line(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }

@@ -17,6 +17,7 @@ struct Avx512 {
     static constexpr int kScoreRows = 8;  // query rows of an attention score tile
     static constexpr int kValueRows = 4;  // and of its value tile
     static constexpr int kValueVectors = 4;
+    static constexpr int kDotRows = 4;            // queries and keys of a tile of dot products
     static constexpr bool kWideIsSigned = false;  // dot<wide> takes codes with their offset of 128
     using F = __m512;
     using I = __m512i;
@@ -40,6 +41,13 @@ struct Avx512 {
     FH_INLINE F scale_by_power(F a, F n) {  // a 2^n for integral n in the exponent's range
         return _mm512_mul_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(
                                     _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23)));
+    }
+
+    FH_INLINE float sum16(const F (&v)[1]) {  // of 16 lanes, by the tree of reduce16
+        const __m256 by8 = _mm256_add_ps(_mm512_castps512_ps256(v[0]), _mm512_extractf32x8_ps(v[0], 1));
+        const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+        const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
+        return _mm_cvtss_f32(_mm_add_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
     }
 
     FH_INLINE F load_half(const uint16_t* p) {

@@ -21,6 +21,7 @@ struct Portable {
     static constexpr int kScoreRows = 1;
     static constexpr int kValueRows = 1;
     static constexpr int kValueVectors = 1;
+    static constexpr int kDotRows = 1;
     static constexpr bool kWideIsSigned = false;  // dot<wide> takes codes with their offset of 128
     struct F {
         float v[16];
@@ -91,6 +92,13 @@ struct Portable {
     // A NaN has no integer: it is kept by the product.
     FH_INLINE F scale_by_power(F a, F n) {
         return lanes<F>([&](int i) { return a.v[i] * power(n.v[i] == n.v[i] ? int(n.v[i]) : 0); });
+    }
+
+    FH_INLINE float sum16(const F (&v)[1]) {
+        F x = v[0];
+        for (int half = 8; half; half /= 2)
+            for (int i = 0; i < half; i++) x.v[i] += x.v[i + half];
+        return x.v[0];
     }
 
     FH_INLINE F load_half(const uint16_t* p) {

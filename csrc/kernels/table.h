@@ -5,6 +5,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/kernels.h"
+#include "kernels/latent.h"
 #include "kernels/linear.h"
 #include "kernels/rows.h"
 #include "kernels/states.h"
@@ -22,6 +23,9 @@ constexpr Kernels make_kernels(const char* name, std::integer_sequence<int, form
         .write_value = RowKernels<S>::write_value,
         .attend = AttentionDispatch<S>::attend,
         .combine_states = AttentionDispatch<S>::combine_states,
+        .keep_row = RowKernels<S>::keep_row,
+        .attend_latents = LatentDispatch<S>::attend,
+        .rank_keys = LatentDispatch<S>::rank,
         .swiglu = RowKernels<S>::swiglu,
         .add = RowKernels<S>::add,
         .convolve = StateKernels<S>::convolve,

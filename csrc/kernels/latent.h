@@ -1,0 +1,141 @@
+// Attention of many query heads on one row per key (latent attention), and the ranks of keys that an indexer gives.
+//
+// Keys lie as rows, found by pointers, so that a span may be keys side by side or keys that were selected. A product
+// q . key is summed over 16 lanes of columns, the first part's before the second's, then by reduce16's tree; values
+// are summed key after key with channels in lanes; float32 throughout, rows converted as they are read. Each span of
+// 256 keys has its own maximum and sum, and is combined into a query's state after those before it. No figure depends
+// on the other queries of a task.
+// Threading: a task is some heads of one token over one span.
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/kernels.h"
+#include "kernels/vector_math.h"
+
+namespace freehold {
+
+template <class S, KvFormat format>
+struct LatentKernels {
+    using F = typename S::F;
+    using Softmax = AttentionKernels<S, KvFormat::F32>;
+    static constexpr int V = kVectors16<S>;
+    static constexpr int D = S::kDotRows;
+    static constexpr int kGroup = 4;  // queries are padded to so many
+    static_assert(kGroup % D == 0 && kGroup % S::kValueRows == 0 && kKvBlock % D == 0);
+
+    FH_INLINE F load(const uint8_t* row, int column) {
+        if constexpr (format == KvFormat::F16) return S::load_half(reinterpret_cast<const uint16_t*>(row) + column);
+        if constexpr (format == KvFormat::BF16) return S::load_bf16(reinterpret_cast<const uint16_t*>(row) + column);
+        return S::load(reinterpret_cast<const float*>(row) + column);
+    }
+
+    // acc[q][k] += the products of D queries and D keys over `dim` columns.
+    FH_INLINE void multiply(const float* q, int q_stride, const uint8_t* const* keys, int dim, F (&acc)[D][D][V]) {
+        for (int c = 0; c < dim; c += 16) {
+            F k[D][V];
+            for (int j = 0; j < D; j++)
+                for (int v = 0; v < V; v++) k[j][v] = load(keys[j], c + v * S::W);
+            for (int i = 0; i < D; i++)
+                for (int v = 0; v < V; v++) {
+                    const F x = S::load(q + i * q_stride + c + v * S::W);
+                    for (int j = 0; j < D; j++) acc[i][j][v] = S::fma(x, k[j][v], acc[i][j][v]);
+                }
+        }
+    }
+
+    // out[query][key] (strides of kSpan) for kGroup queries and the keys of a block from `first` on.
+    static void score_block(const KeyRows& keys, const float* q, int first, float* out) {
+        const int stride = keys.first_dim + keys.second_dim;
+        for (int i = 0; i < kGroup; i += D)
+            for (int k = first; k < first + kKvBlock; k += D) {
+                F acc[D][D][V];
+                for (auto& row : acc)
+                    for (auto& lanes : row)
+                        for (F& v : lanes) v = S::zero();
+                multiply(q + i * stride, stride, keys.first + k, keys.first_dim, acc);
+                if (keys.second_dim)
+                    multiply(q + i * stride + keys.first_dim, stride, keys.second + k, keys.second_dim, acc);
+                for (int r = 0; r < D; r++)
+                    for (int j = 0; j < D; j++) out[(i + r) * kSpan + k + j] = S::sum16(acc[r][j]);
+            }
+    }
+
+    // out[r][column..column + N * W) = sum over keys of weights[r][key] * key, for kValueRows queries.
+    template <int N>
+    static void weigh(const KeyRows& keys, const float* weights, int column, float* out, size_t out_stride) {
+        constexpr int R = S::kValueRows;
+        F acc[R][N];
+        for (auto& row : acc)
+            for (F& v : row) v = S::zero();
+        for (int k = 0; k < keys.num_keys; k++) {
+            F v[N];
+            for (int n = 0; n < N; n++) v[n] = load(keys.first[k], column + n * S::W);
+            for (int r = 0; r < R; r++) {
+                const F weight = S::set1(weights[r * kSpan + k]);
+                for (int n = 0; n < N; n++) acc[r][n] = S::fma(weight, v[n], acc[r][n]);
+            }
+        }
+        for (int r = 0; r < R; r++)
+            for (int n = 0; n < N; n++) S::store(out + r * out_stride + column + n * S::W, acc[r][n]);
+    }
+
+    static void weigh_rows(const KeyRows& keys, const float* weights, float* out, size_t out_stride) {
+        constexpr int N = S::kValueVectors;
+        int column = 0;
+        for (; column + N * S::W <= keys.first_dim; column += N * S::W)
+            weigh<N>(keys, weights, column, out, out_stride);
+        for (; column < keys.first_dim; column += S::W) weigh<1>(keys, weights, column, out, out_stride);
+    }
+
+    static void attend(const LatentTask& t) {
+        const KeyRows& keys = t.keys;
+        const int rank = keys.first_dim, width = rank + keys.second_dim;
+        const size_t stride = attention_state_floats(rank);
+        float* scores = t.scratch;                        // [kLatentQueries][kSpan]
+        float* values = scores + kLatentQueries * kSpan;  // [kLatentQueries][stride]
+        for (int first = 0; first < keys.num_keys; first += kKvBlock)
+            for (int i = 0; i < t.num_queries; i += kGroup)
+                score_block(keys, t.q + i * width, first, scores + i * kSpan);
+        for (int i = 0; i < t.num_queries; i += S::kValueRows) {
+            const int count = t.num_queries - i < S::kValueRows ? t.num_queries - i : S::kValueRows;
+            SoftmaxSum heads[S::kValueRows];
+            for (int r = 0; r < count; r++) heads[r] = Softmax::softmax(scores + (i + r) * kSpan, keys.num_keys);
+            weigh_rows(keys, scores + i * kSpan, values + i * stride, stride);
+            for (int r = 0; r < count; r++)
+                Softmax::combine(t.states + (i + r) * stride, heads[r], values + (i + r) * stride, rank);
+        }
+    }
+
+    static void rank(const RankTask& t) {
+        const int padded = (t.keys.num_keys + kKvBlock - 1) / kKvBlock * kKvBlock;
+        for (int k = 0; k < padded; k += S::W) S::store(t.ranks + k, S::zero());
+        for (int head = 0; head < t.num_heads; head += kGroup) {
+            for (int first = 0; first < padded; first += kKvBlock)
+                score_block(t.keys, t.q + head * t.keys.first_dim, first, t.scratch);
+            for (int r = 0; r < kGroup && head + r < t.num_heads; r++) {
+                const F weight = S::set1(t.weights[head + r]);
+                for (int k = 0; k < padded; k += S::W) {
+                    const F score = S::max(S::zero(), S::load(t.scratch + r * kSpan + k));  // a NaN stays
+                    S::store(t.ranks + k, S::fma(weight, score, S::load(t.ranks + k)));
+                }
+            }
+        }
+    }
+};
+
+// Picks the format's instance.
+template <class S>
+struct LatentDispatch {
+    static void attend(const LatentTask& t) {
+        if (t.keys.format == KvFormat::F16) return LatentKernels<S, KvFormat::F16>::attend(t);
+        if (t.keys.format == KvFormat::BF16) return LatentKernels<S, KvFormat::BF16>::attend(t);
+        LatentKernels<S, KvFormat::F32>::attend(t);
+    }
+    static void rank(const RankTask& t) {
+        if (t.keys.format == KvFormat::F16) return LatentKernels<S, KvFormat::F16>::rank(t);
+        if (t.keys.format == KvFormat::BF16) return LatentKernels<S, KvFormat::BF16>::rank(t);
+        LatentKernels<S, KvFormat::F32>::rank(t);
+    }
+};
+
+}  // namespace freehold
