@@ -66,16 +66,20 @@ class NativeExecutor:
     def _pack(self, matrices: list[Parameter], dtype: str | None) -> dict[str, Any]:
         """The matrices repacked: those that lie in the file all at once, what is made first one by one."""
         arena = _native.WeightArena(sum(packed_bytes(parameter, dtype) for parameter in matrices))
-        lying = [p for p in matrices if dtype is None and p.tensor.place]
-        tensors = [(p.tensor.format, *p.shape, p.tensor.data, True) for p in lying]
-        packed = {p.name: weight for p, weight in zip(lying, _native.pack(self.pool, arena, tensors), strict=True)}
+        lying = [p for p in matrices if dtype is None and getattr(p.tensor, "place", None)]
+        tensors = [(t.format, *t.shape, t.data, True) for p in lying for t in _parts(p)]
+        weights = iter(_native.pack(self.pool, arena, tensors))
+        packed = {p.name: _joined(p, [next(weights) for _ in _parts(p)]) for p in lying}
         for parameter in (p for p in matrices if p.name not in packed):
-            tensor, form, data = parameter.tensor, parameter.tensor.format, parameter.tensor.data
-            if dtype == "float32" and form != "F32":
-                form, data = "F32", memoryview(tensor.dequantize()).cast("B")
-            packed[parameter.name] = _native.pack(self.pool, arena, [(form, *parameter.shape, data, False)])[0]
-            tensor.release()
+            packed[parameter.name] = _joined(parameter, [self._pack_made(t, arena, dtype) for t in _parts(parameter)])
+            parameter.tensor.release()
         return packed
+
+    def _pack_made(self, tensor: Any, arena: Any, dtype: str | None) -> Any:
+        form, data = tensor.format, tensor.data
+        if dtype == "float32" and form != "F32":
+            form, data = "F32", memoryview(tensor.dequantize()).cast("B")
+        return _native.pack(self.pool, arena, [(form, *tensor.shape, data, False)])[0]
 
     # One method for each kind of step.
 
@@ -174,6 +178,42 @@ class NativeExecutor:
         slopes = list(call.options["slopes"])
         self._program.lightning_attention(q, k, v, self._buffers[call.output], prepared, slopes, state)
 
+    def _add_head_linear(self, step: Step) -> None:
+        call = step.calls[0]
+        weight, strides = call.options["weight"], {name: call.options[name] for name in ("in_stride", "out_stride")}
+        self._program.head_linear(
+            name=_short_name(weight.name, ""),
+            input=self._buffers[call.inputs[0]],
+            weights=self._weights[weight.name],
+            out=self._buffers[call.output],
+            **strides,
+        )
+
+    def _add_latent_attention(self, step: Step) -> None:
+        call = step.calls[0]
+        absorbed, q, latents, rope_keys, *selected = (self._buffers[value] for value in call.inputs)
+        kept = [self._cache.rows[call.options["layer"], name] for name in ("latents", "rope_keys")]
+        for source, rows in zip((latents, rope_keys), kept, strict=True):
+            self._program.keep_rows(source, rows)
+        self._program.latent_attention(
+            absorbed=absorbed,
+            q=q,
+            out=self._buffers[call.output],
+            latents=kept[0],
+            rope_keys=kept[1],
+            **{name: call.options[name] for name in ("num_heads", "plain_dim", "scale")},
+            selected=selected[0] if selected else -1,
+            top_k=call.inputs[4].width if selected else 0,
+        )
+
+    def _add_select_keys(self, step: Step) -> None:
+        call = step.calls[0]
+        q, k, weights = (self._buffers[value] for value in call.inputs)
+        keys = self._cache.rows[call.options["layer"], "index_keys"]
+        self._program.keep_rows(k, keys)
+        out, heads, top_k = self._buffers[call.output], call.inputs[2].width, call.output.width
+        self._program.select_keys(q, weights, keys, heads, top_k, out)
+
     def _add_rms_norm(self, step: Step) -> None:
         call = step.calls[0]
         source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
@@ -223,6 +263,15 @@ class NativeExecutor:
             before = totals.get(name, (0, 0.0))
             totals[name] = (before[0] + calls, before[1] + seconds)
         return sorted(((name, *total) for name, total in totals.items()), key=lambda row: -row[2])
+
+
+def _parts(parameter: Parameter) -> list[Any]:
+    """The matrices that a weight holds: itself, or those stacked in it."""
+    return parameter.tensor.parts if len(parameter.shape) == 3 else [parameter.tensor]
+
+
+def _joined(parameter: Parameter, packed: list[Any]) -> Any:
+    return packed if len(parameter.shape) == 3 else packed[0]
 
 
 def _norm_weight(call: Call) -> list[float]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from freehold.executors.native.trace import Call, Value
 
+IN_PLACE = ("rope", "swiglu", "add", "latent_attention")
+
 
 @dataclass(eq=False, slots=True)
 class Step:
@@ -75,7 +77,7 @@ def _is_norm_of_rows(call: Call) -> bool:
 
 
 def _single(call: Call) -> Step:
-    in_place = {call.output: call.inputs[0]} if call.operation in ("rope", "swiglu", "add") else {}
+    in_place = {call.output: call.inputs[0]} if call.operation in IN_PLACE else {}
     step = Step(call.operation, [call], list(call.inputs), [call.output], in_place=in_place)
     for source in (call.inputs[i] for i in PREPARED.get(call.operation, ())):
         step.prepared.append(Value(source.graph, source.width, source.logit_rows))

@@ -99,12 +99,15 @@ def memory_plan(
 
 
 def matrices(calls: Iterable[Call]) -> list[Parameter]:
-    """Each weight matrix once, in the order of its use."""
-    return list({c.options["weight"].name: c.options["weight"] for c in calls if c.operation == "linear"}.values())
+    """Each weight, a matrix or a stack of them, once, in the order of its use."""
+    used = [call.options["weight"] for call in calls if call.operation in ("linear", "head_linear")]
+    return list({parameter.name: parameter for parameter in used}.values())
 
 
 def packed_bytes(parameter: Parameter, dtype: str | None) -> int:
-    return _native.packed_bytes("F32" if dtype == "float32" else parameter.tensor.format, *parameter.shape)
+    *stacked, rows, columns = parameter.shape
+    form = "F32" if dtype == "float32" else parameter.tensor.format
+    return math.prod(stacked) * _native.packed_bytes(form, rows, columns)
 
 
 def _kv_format(dtype: str | None, kv_format: str) -> str:

@@ -10,7 +10,10 @@ from freehold.models.parameters import Parameters, named_parameters
 
 
 class Value:
-    """A symbolic activation: float32 (rows, width), rows being the step's or only its logit rows."""
+    """A symbolic activation: (rows, width), rows being the step's or only its logit rows.
+
+    Its elements are float32, or int32 positions where `select_keys` made it.
+    """
 
     __slots__ = ("graph", "logit_rows", "width")
 
@@ -94,6 +97,37 @@ class Graph:
 
     def lightning_attention(self, q: Value, k: Value, v: Value, cache: int, slopes: tuple[float, ...]) -> Value:
         return self._call("lightning_attention", (q, k, v), v.width, layer=cache, slopes=slopes)
+
+    def latent_attention(
+        self,
+        q: Value,
+        latents: Value,
+        rope_keys: Value,
+        key_up: "Parameter",
+        value_up: "Parameter",
+        cache: int,
+        scale: float,
+        selected: Value | None,
+    ) -> Value:
+        """In the space of latents: queries are taken there by key_up, what they gather is taken back by value_up.
+
+        So a key is read once for all heads, and a row's sums are the same in prefill and in decode.
+        """
+        heads, rank, plain = key_up.shape
+        stride = -(-rank // 16) * 16
+        absorbed = self._head_linear(q, key_up, plain + rope_keys.width, stride)
+        inputs = (absorbed, q, latents, rope_keys, *([] if selected is None else [selected]))
+        options = {"layer": cache, "num_heads": heads, "plain_dim": plain, "scale": scale}
+        mixed = self._call("latent_attention", inputs, absorbed.width, **options)
+        return self._head_linear(mixed, value_up, stride, value_up.shape[1])
+
+    def _head_linear(self, x: Value, weight: "Parameter", in_stride: int, out_stride: int) -> Value:
+        """A matrix of `weight` (N, outputs, inputs) for each head's part of a row."""
+        strides = {"in_stride": in_stride, "out_stride": out_stride}
+        return self._call("head_linear", (x,), weight.shape[0] * out_stride, weight=weight, **strides)
+
+    def select_keys(self, q: Value, k: Value, weights: Value, cache: int, top_k: int) -> Value:
+        return self._call("select_keys", (q, k, weights), top_k, layer=cache)
 
     def swiglu(self, gate: Value, up: Value, glu: ops.Glu) -> Value:
         if glu != ops.Glu():
