@@ -373,8 +373,10 @@ void bind_executor(nb::module_& m) {
             },
             "q"_a, "k"_a, "v"_a, "out"_a, "prepared"_a, "slopes"_a, "state"_a)
         .def("rms_norm", &add_rms_norm, "input"_a, "weight"_a, "eps"_a, "out"_a)
-        .def("rope", [](Program& p, int input, int heads, int head_dim, int angles, int rotary_dim, bool interleaved,
-                        int out) { add_rope(p, input, heads, head_dim, {angles, rotary_dim, interleaved}, out); })
+        .def("rope",
+             [](Program& p, int input, int heads, int head_dim, int angles, int rotary_dim, bool interleaved, int out,
+                int first) { add_rope(p, input, heads, head_dim, {angles, rotary_dim, interleaved, first}, out); })
+        .def("layer_norm", &add_layer_norm)
         .def("cache_write", &add_cache_write, "k"_a, "v"_a, "layer"_a)
         .def("swiglu", &add_swiglu, "gate"_a, "up"_a, "out"_a)
         .def("add", &add_add, "a"_a, "b"_a, "out"_a)

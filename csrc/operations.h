@@ -28,6 +28,7 @@ struct RopeOptions {
     int angles = -1;  // a RopeAngles' buffer; -1: no rope
     int rotary_dim = 0;
     bool interleaved = false;
+    int first = 0;
 };
 
 struct Projection {
@@ -125,6 +126,7 @@ void add_select_rows(Program&, int input, int out);  // the step's logit rows
 // The same as parts of the fused operations, for graphs that do not fuse.
 // Each of the equal parts of a row that `weight` is as wide as, by itself.
 void add_rms_norm(Program&, int input, std::vector<float> weight, float eps, int out);
+void add_layer_norm(Program&, int input, std::vector<float> weight, std::vector<float> bias, float eps, int out);
 void add_rope(Program&, int input, int num_heads, int head_dim, RopeOptions, int out);
 void add_cache_write(Program&, int k, int v, int layer);
 void add_swiglu(Program&, int gate, int up, int out);

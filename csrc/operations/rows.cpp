@@ -84,6 +84,19 @@ void add_rms_norm(Program& program, int input, std::vector<float> weight, float 
     });
 }
 
+void add_layer_norm(Program& program, int input, std::vector<float> weight, std::vector<float> bias, float eps,
+                    int out) {
+    add_rowwise(program, "layer norm", out, [=](Context& context, int row, float* to) {
+        const float* x = buffer_of(context, input).row(row);
+        const int n = int(weight.size());
+        float mean = 0, variance = 0;
+        for (int i = 0; i < n; i++) mean += x[i] / float(n);
+        for (int i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean) / float(n);
+        const float inverse = 1 / std::sqrt(variance + eps);
+        for (int i = 0; i < n; i++) to[i] = (x[i] - mean) * inverse * weight[size_t(i)] + bias[size_t(i)];
+    });
+}
+
 void add_rope(Program& program, int input, int num_heads, int head_dim, RopeOptions rope, int out) {
     check_width(program, input, num_heads * head_dim, "rope");
     add_rowwise(program, "rope", out, [=](Context& context, int row, float* to) {

@@ -126,7 +126,13 @@ class NativeExecutor:
         source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
         angles = self._rope_angles(rope)
         head_dim = call.output.width // heads
-        self._program.rope(source, heads, head_dim, angles, rope.rotary_dim, rope.interleaved, out)
+        self._program.rope(source, heads, head_dim, angles, rope.rotary_dim, rope.interleaved, out, call.options["first"])
+
+    def _add_layer_norm(self, step: Step) -> None:
+        call = step.calls[0]
+        source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
+        weight, bias = call.options["weight"].floats(), call.options["bias"].floats()
+        self._program.layer_norm(source, weight, bias, call.options["eps"], out)
 
     def _add_attention(self, step: Step) -> None:
         call = step.calls[0]

@@ -54,9 +54,10 @@ class Graph:
         return self._call("linear", (x,), weight.shape[0], weight=weight, bias=bias)
 
     def rope(self, x: Value, positions: Value, rope: ops.Rope, num_heads: int, first: int) -> Value:
-        if first:
-            raise UnsupportedError("rope of trailing channels: the native executor does not have this operation")
-        return self._call("rope", (x,), x.width, rope=rope, num_heads=num_heads)
+        return self._call("rope", (x,), x.width, rope=rope, num_heads=num_heads, first=first)
+
+    def layer_norm(self, x: Value, weight: "Parameter", bias: "Parameter", eps: float) -> Value:
+        return self._call("layer_norm", (x,), x.width, weight=weight, bias=bias, eps=eps)
 
     def attention(
         self,
