@@ -126,7 +126,9 @@ class NativeExecutor:
         source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
         angles = self._rope_angles(rope)
         head_dim = call.output.width // heads
-        self._program.rope(source, heads, head_dim, angles, rope.rotary_dim, rope.interleaved, out, call.options["first"])
+        self._program.rope(
+            source, heads, head_dim, angles, rope.rotary_dim, rope.interleaved, out, call.options["first"]
+        )
 
     def _add_layer_norm(self, step: Step) -> None:
         call = step.calls[0]
