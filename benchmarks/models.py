@@ -1,23 +1,23 @@
-"""The models that are measured: two published files, two requantized by llama.cpp, one of random weights."""
+"""The models that are measured: two published files, two requantized by llama.cpp, two of random weights."""
 
 import hashlib
 import os
 import subprocess
 from pathlib import Path
 
+from random_models import RandomModel, deepseek, qwen2, write_random
+
 Q4_0, Q8_0, Q4_K_M = 2, 7, 15  # llama_ftype
 
-# name: (made of, how: a llama_ftype, "random" or None for a published file; class of its format)
+# name: (what it is made of, None for a published file; how, a llama_ftype; class of its format)
 MODELS = {
     "smollm2-135m-q4_1": (None, None, "simple"),
     "qwen2.5-coder-0.5b-q4_k_m": (None, None, "k-quant"),
     "qwen2.5-coder-0.5b-q4_0": ("qwen2.5-coder-0.5b-q4_k_m", Q4_0, "simple"),
     "qwen2.5-coder-0.5b-q8_0": ("qwen2.5-coder-0.5b-q4_k_m", Q8_0, "simple"),
-    "qwen2-1.5b-random-q4_k_m": ("qwen2.5-coder-0.5b-q4_k_m", "random", "k-quant"),
+    "qwen2-1.5b-random-q4_k_m": (qwen2("qwen2.5-coder-0.5b-q4_k_m", Q4_K_M), None, "k-quant"),
+    "deepseek-v3-0.5b-random-q8_0": (deepseek("smollm2-135m-q4_1"), None, "experts"),
 }
-# The published shape of Qwen2.5-1.5B, whose vocabulary is the 0.5B's.
-LAYERS, WIDTH, HEADS, KV_HEADS, FEED_FORWARD, VOCABULARY = 28, 1536, 12, 2, 8960, 151936
-HEAD = WIDTH // HEADS
 
 
 def model_path(name, work, requantize):
@@ -32,91 +32,30 @@ def model_path(name, work, requantize):
     path = work / f"{name}.gguf"
     if not path.exists():
         print(f"making {path.name}", flush=True)
-        source_path, partial = model_path(source, work, requantize), path.with_suffix(".partial")
-        if how == "random":
-            full = work / f"{name}-f16.partial"
-            write_random(source_path, full)
-            requantize(full, Q4_K_M, partial)
-            full.unlink()
+        partial = path.with_suffix(".partial")
+        if isinstance(source, RandomModel):
+            make_random(source, model_path(source.source, work, requantize), partial, requantize)
         else:
-            requantize(source_path, how, partial)
+            requantize(model_path(source, work, requantize), how, partial)
         partial.rename(path)
     return path
+
+
+def make_random(model, source, target, requantize):
+    """`source` is the file whose tokenizer it takes over."""
+    from freehold.weights.gguf import open_gguf
+
+    if model.ftype is None:
+        return write_random(model, open_gguf(source).metadata, target)
+    full = target.with_suffix(".full")
+    write_random(model, open_gguf(source).metadata, full)
+    requantize(full, model.ftype, target)
+    full.unlink()
 
 
 def sha256(path):
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def shapes():
-    """Tensor shapes of a qwen2 checkpoint with tied embeddings, numpy order."""
-    result = {"token_embd": (VOCABULARY, WIDTH), "output_norm": (WIDTH,)}
-    for layer in range(LAYERS):
-        for kind, shape in {
-            "attn_norm": (WIDTH,),
-            "attn_q": (WIDTH, WIDTH),
-            "attn_k": (KV_HEADS * HEAD, WIDTH),
-            "attn_v": (KV_HEADS * HEAD, WIDTH),
-            "attn_output": (WIDTH, WIDTH),
-            "ffn_norm": (WIDTH,),
-            "ffn_gate": (FEED_FORWARD, WIDTH),
-            "ffn_up": (FEED_FORWARD, WIDTH),
-            "ffn_down": (WIDTH, FEED_FORWARD),
-        }.items():
-            result[f"blk.{layer}.{kind}"] = shape
-    return result
-
-
-def write_random(source, target):
-    """A 1.5B of random weights in F16, with the tokenizer of `source`: its speed is that of a trained one."""
-    import gguf
-    import numpy
-
-    from freehold.weights.gguf import open_gguf
-
-    writer = gguf.GGUFWriter(target, "qwen2")
-    writer.add_name("random weights in the shape of Qwen2.5-1.5B")
-    writer.add_block_count(LAYERS)
-    writer.add_context_length(32768)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(FEED_FORWARD)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_rope_freq_base(1e6)
-    writer.add_layer_norm_rms_eps(1e-6)
-    for key, value in open_gguf(source).metadata.items():
-        if key.startswith("tokenizer."):
-            add_value(writer, key, value)
-    names = [(f"{name}.weight", shape) for name, shape in shapes().items()]
-    # qwen2 has biases, in float32 as all vectors are.
-    names += [
-        (f"blk.{layer}.attn_{kind}.bias", (rows,))
-        for layer in range(LAYERS)
-        for kind, rows in (("q", WIDTH), ("k", KV_HEADS * HEAD), ("v", KV_HEADS * HEAD))
-    ]
-    kind = {1: numpy.dtype(numpy.float32), 2: numpy.dtype(numpy.float16)}
-    for name, shape in names:
-        dtype = kind[len(shape)]
-        writer.add_tensor_info(name, shape, dtype, int(numpy.prod(shape)) * dtype.itemsize)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    generator = numpy.random.default_rng(0)
-    for name, shape in names:
-        values = generator.standard_normal(shape, dtype=numpy.float32) * numpy.float32(0.02)
-        if name.endswith("norm.weight"):
-            values += 1
-        writer.write_tensor_data(values.astype(kind[len(shape)]))
-    writer.close()
-
-
-def add_value(writer, key, value):
-    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-    if type(value) in add:
-        add[type(value)](key, value)
-    else:
-        writer.add_array(key, list(value))
 
 
 def requantize_with(command):

@@ -49,10 +49,10 @@ VENVS = {
 
 # Required ratio to the better peer, by row and class of the model's format: (with AMX, with AVX-512 VNNI only).
 REQUIRED = {
-    "prefill": {"k-quant": (7, 2), "simple": (2, 1)},
-    "decode": {"k-quant": (1.9, 1.6), "simple": (1.25, 1.15)},
-    "depth": {"k-quant": (2.2, 1.8), "simple": (1.7, 1.5)},
-    "batch": {"k-quant": (5, 2.5), "simple": (3, 1.8)},
+    "prefill": {"k-quant": (7, 2), "simple": (2, 1), "experts": (4, 4)},
+    "decode": {"k-quant": (1.9, 1.6), "simple": (1.25, 1.15), "experts": (1.7, 1.7)},
+    "depth": {"k-quant": (2.2, 1.8), "simple": (1.7, 1.5), "experts": (1.7, 1.7)},
+    "batch": {"k-quant": (5, 2.5), "simple": (3, 1.8), "experts": (4, 4)},
 }
 REQUIRED_START = {"smollm2-135m-q4_1": 1.2, "qwen2-1.5b-random-q4_k_m": 0.7}
 REQUIRED_MEMORY = 0.7

@@ -158,6 +158,54 @@ void run_states(const Kernels& kernels) {
     }
 }
 
+// Latent attention of selected keys, past a span of them, with heads and rows that fill no vector.
+void run_latents(const Kernels& kernels, Format format, KvFormat kv) {
+    constexpr int kLatentHeads = 5, kRank = 256, kPlain = 256, kRope = 9, kValue = 20, kIndexHeads = 3, kIndex = 24;
+    CacheLayout cache{{kv, 0, 1, 1}, 1, {}, 0, 0};
+    const int latents = cache.add_rows(kRank), rope_keys = cache.add_rows(kRope), index_keys = cache.add_rows(kIndex);
+    Program program(kernels, std::make_shared<ThreadPool>(2), {320, 4}, cache, 12);
+    Weights weights{format}, plain{Format::F32};
+    const auto buffer = [&](int width) { return program.add_buffer(width, false); };
+    const auto stack = [&](int rows, int cols) {
+        std::vector<PackedWeight> heads;
+        for (int head = 0; head < kLatentHeads; head++) heads.push_back(weights.make(rows, cols));
+        return heads;
+    };
+    const std::vector<float> table(10 * kWidth, 0.25f);
+    const int x = buffer(kWidth), q = buffer(kLatentHeads * (kPlain + kRope)), latent = buffer(kRank);
+    const int turned = buffer(kRope), index_q = buffer(kIndexHeads * kIndex), index_k = buffer(kIndex);
+    const int index_weights = buffer(kIndexHeads), selected = buffer(280), absorbed = buffer(kLatentHeads * kRank);
+    const int out = buffer(kLatentHeads * kValue), rows = program.add_buffer(kLatentHeads * kValue, true);
+    add_embedding(program, {Format::F32, TensorBytes(reinterpret_cast<const uint8_t*>(table.data())), 10, kWidth, x});
+    std::vector<Projection> projections;
+    for (int to : {q, latent, turned, index_q, index_k, index_weights})
+        projections.push_back({plain.make(program.context().buffers[size_t(to)]->width, kWidth), {}, to});
+    add_linear(program, {"in", x, {}, 0, projections, -1, Epilogue::None, {}, 0});
+    add_keep_rows(program, index_k, index_keys);
+    add_select_keys(program, {index_q, index_weights, index_keys, kIndexHeads, 280, selected});
+    add_head_linear(program, {"key up", q, kPlain + kRope, absorbed, kRank, stack(kRank, kPlain)});
+    add_keep_rows(program, latent, latents);
+    add_keep_rows(program, turned, rope_keys);
+    add_latent_attention(program, {.absorbed = absorbed,
+                                   .q = q,
+                                   .out = absorbed,
+                                   .latents = latents,
+                                   .rope_keys = rope_keys,
+                                   .num_heads = kLatentHeads,
+                                   .plain_dim = kPlain,
+                                   .scale = 0.1f,
+                                   .selected = selected,
+                                   .top_k = 280});
+    add_head_linear(program, {"value up", absorbed, kRank, out, kValue, stack(kValue, kRank)});
+    add_select_rows(program, out, rows);
+    program.set_output(rows);
+    int position = 0;
+    for (int count : {1, 5, 20, 290, 1, 3}) {
+        program.run(step(count, position));
+        position += count;
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -165,6 +213,10 @@ int main() {
     for (const Kernels* kernels : supported_kernels()) {
         for (int format = 0; format < kNumFormats; format++, runs++) run(*kernels, Format(format), KvFormat::F16);
         run_states(*kernels), runs++;
+        for (Format format : {Format::F32, Format::BF16, Format::Q8_0, Format::Q4_K})
+            run_latents(*kernels, format, KvFormat::F16), runs++;
+        for (KvFormat kv : {KvFormat::BF16, KvFormat::Int8, KvFormat::F32})
+            run_latents(*kernels, Format::F16, kv), runs++;
         for (KvFormat kv : {KvFormat::BF16, KvFormat::Int8, KvFormat::F32}) run(*kernels, Format::Q8_0, kv), runs++;
     }
     std::printf("%d programs ran\n", runs);
