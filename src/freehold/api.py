@@ -358,6 +358,7 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
         "memory": {
             "weights_bytes": plan.weights_bytes,
             "activations_bytes": plan.activations_bytes,
+            "cache_formats": dict(plan.cache_formats),
             "kv_bytes_per_token": kv_bytes_per_token,
             "kv_bytes_at_context": kv_bytes_per_token * context,
             "total_bytes": plan.weights_bytes + plan.activations_bytes + kv_bytes_per_token * context,

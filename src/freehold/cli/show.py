@@ -57,7 +57,8 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "memory: KV cache",
             f"{human_bytes(memory['kv_bytes_per_token'])} a token, "
-            f"{human_bytes(memory['kv_bytes_at_context'])} at {info['context']} tokens",
+            f"{human_bytes(memory['kv_bytes_at_context'])} at {info['context']} tokens "
+            f"({', '.join(f'{name}: {form}' for name, form in memory['cache_formats'].items())})",
         ),
         ("memory: in all", human_bytes(memory["total_bytes"])),
     ]

@@ -45,6 +45,7 @@ class MemoryPlan:
     activations_bytes: int
     block_bytes: int  # of one block of the cache
     block_size: int  # tokens of a block
+    cache_formats: Mapping[str, str]  # what layers keep of the past (keys, latents, ...) -> its format
 
 
 def check_device(device: str) -> torch.device:
@@ -88,7 +89,10 @@ def memory_plan(
     size, specs = block_size(model), model.caches()
     tokens = sum(width for spec in specs for width in spec.tokens.values())
     states = sum(_count(shape) for spec in specs for shape in spec.states.values())
-    return MemoryPlan(weights, rows + scores + logits, item * size * tokens + 4 * states, size)
+    form = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[check_dtype(device, dtype)]
+    formats = {name: form for spec in specs for name in spec.tokens}
+    formats |= {name: "f32" for spec in specs for name in spec.states}
+    return MemoryPlan(weights, rows + scores + logits, item * size * tokens + 4 * states, size, formats)
 
 
 def block_size(model: Any) -> int:

@@ -1,7 +1,7 @@
 """Plan: values that never live together share a buffer; what the memory of all will be."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,15 @@ class MemoryPlan:
     activations_bytes: int
     block_bytes: int  # of one block of the cache
     block_size: int  # tokens of a block
+    cache_formats: Mapping[str, str]  # what layers keep of the past (keys, latents, ...) -> its format
 
 
 class Cache:
     """The native layout of a model's caches, and where in it each layer has its part.
 
     `layers`: a layer with attention -> its number among these; `rows`: (layer, name) -> index of the rows kept of each
-    token; `states`: (layer, name) -> offset in a block's states, in floats.
+    token; `states`: (layer, name) -> offset in a block's states, in floats. `formats`: name -> format of its elements,
+    which for rows is f16 where keys and values are int8.
     """
 
     def __init__(self, model: Any, *, dtype: str | None, kv_format: str):
@@ -73,6 +75,11 @@ class Cache:
             for name, width in spec.tokens.items()
             if name not in ("keys", "values")
         }
+        self.formats = {
+            name: form if name in ("keys", "values") else self.layout.row_format
+            for spec in specs
+            for name in spec.tokens
+        } | {name: "f32" for spec in specs for name in spec.states}
         self.states = {
             (i, name): self.layout.add_state(math.prod(shape))
             for i, spec in enumerate(specs)
@@ -95,7 +102,7 @@ def memory_plan(
 
     plan_buffers(fuse(calls), count, logits)
     cache = Cache(model, dtype=dtype, kv_format=kv_format)
-    return MemoryPlan(weights, activations, cache.layout.block_bytes, cache.block_size)
+    return MemoryPlan(weights, activations, cache.layout.block_bytes, cache.block_size, cache.formats)
 
 
 def matrices(calls: Iterable[Call]) -> list[Parameter]:
