@@ -30,7 +30,9 @@ struct Avx2 {
     FH_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
     FH_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
     FH_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+    // Both give `b` where one is not a number.
     FH_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
+    FH_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
     FH_INLINE F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
     FH_INLINE F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     FH_INLINE F zero_if_below(F value, F x, F limit) {

@@ -31,7 +31,9 @@ struct Avx512 {
     FH_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
     FH_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
     FH_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    // Both give `b` where one is not a number.
     FH_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
+    FH_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
     FH_INLINE F abs(F a) { return _mm512_abs_ps(a); }
     FH_INLINE F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     FH_INLINE F zero_if_below(F value, F x, F limit) {  // x < limit ? 0 : value

@@ -73,6 +73,9 @@ struct Portable {
     FH_INLINE F max(F a, F b) {
         return lanes<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
     }
+    FH_INLINE F min(F a, F b) {
+        return lanes<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+    }
     FH_INLINE F abs(F a) {
         return lanes<F>([&](int i) { return std::fabs(a.v[i]); });
     }

@@ -94,6 +94,14 @@ class Tensor(_Derivable):
         """The matrices of a tensor of three dimensions, where they lie."""
         return [self._rows(i, 1, self.shape[1:]) for i in range(self.shape[0])]
 
+    @property
+    def places(self) -> list[tuple[Path, int]] | None:
+        """Where each of its matrices lies; None where one is not mapped from a file."""
+        if self.place is None or len(self.shape) != 3:
+            return self.place and [self.place]
+        (path, start), size = self.place, self.data.nbytes // self.shape[0]
+        return [(path, start + i * size) for i in range(self.shape[0])]
+
     def _rows(self, start: int, count: int, shape: tuple[int, ...]) -> "Tensor":
         row = self.data.nbytes // self.shape[0]
         place = self.place and (self.place[0], self.place[1] + start * row)
@@ -131,6 +139,7 @@ class DerivedTensor(_Derivable):
     make: Callable[[], Any] = field(repr=False)
     source: Any = field(repr=False)
     place: ClassVar[None] = None
+    places: ClassVar[None] = None
 
     @property
     def data(self) -> memoryview:
@@ -162,6 +171,12 @@ class StackedTensor:
     @property
     def format(self) -> str:
         return self.parts[0].format
+
+    @property
+    def places(self) -> list[tuple[Path, int]] | None:
+        """As `Tensor.places`."""
+        places = [part.place for part in self.parts if part.place]
+        return places if len(places) == len(self.parts) else None
 
     def dequantize(self) -> Any:
         """The values as a float32 array of `shape`."""

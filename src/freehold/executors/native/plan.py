@@ -7,6 +7,7 @@ from typing import Any
 
 from freehold import _native
 from freehold.errors import RequestError
+from freehold.executors.native.experts import activation_bytes, packed_bytes, pageable_bytes
 from freehold.executors.native.fuse import Step, fuse
 from freehold.executors.native.trace import Call, Parameter, Value, trace
 
@@ -47,6 +48,7 @@ class MemoryPlan:
     activations_bytes: int
     block_bytes: int  # of one block of the cache
     block_size: int  # tokens of a block
+    experts_bytes: int = 0  # of the weights: those of experts that may stay in the file
 
 
 class Cache:
@@ -86,7 +88,7 @@ def memory_plan(
     """What NativeExecutor with the same arguments will need, from shapes alone."""
     calls, logits = trace(model, checkpoint)
     weights = sum(packed_bytes(parameter, dtype) for parameter in matrices(calls))
-    activations = 0
+    activations = activation_bytes(calls, dtype, max_rows)
 
     def count(width: int, logit_rows: bool) -> int:
         nonlocal activations
@@ -95,16 +97,17 @@ def memory_plan(
 
     plan_buffers(fuse(calls), count, logits)
     cache = Cache(model, dtype=dtype, kv_format=kv_format)
-    return MemoryPlan(weights, activations, cache.layout.block_bytes, cache.block_size)
+    experts = pageable_bytes(calls, dtype)
+    return MemoryPlan(weights, activations, cache.layout.block_bytes, cache.block_size, experts)
 
 
 def matrices(calls: Iterable[Call]) -> list[Parameter]:
-    """Each weight matrix once, in the order of its use."""
-    return list({c.options["weight"].name: c.options["weight"] for c in calls if c.operation == "linear"}.values())
-
-
-def packed_bytes(parameter: Parameter, dtype: str | None) -> int:
-    return _native.packed_bytes("F32" if dtype == "float32" else parameter.tensor.format, *parameter.shape)
+    """Each weight once, in the order of its use."""
+    used = {}
+    for call in calls:
+        for parameter in [call.options["weight"]] if call.operation == "linear" else call.options.get("matrices", ()):
+            used[parameter.name] = parameter
+    return list(used.values())
 
 
 def _kv_format(dtype: str | None, kv_format: str) -> str:
