@@ -139,18 +139,31 @@ def _rule(entry: Mapping[str, Any]) -> _Rule:
 
 
 def _apply(rule: _Rule, sentences: Sequence[Sentence], text: Text) -> Iterable[Clause]:
-    indices = range(len(sentences))
-    if any(_excused(rule, text, index) for index in indices):
+    places = _places(rule, text)
+    if not places or any(_excused(rule, text, index) for pattern in rule.unless for index in pattern.indices(text)):
         return
+    indices = sorted(places)
     if rule.once:  # the first pattern says it best, and of two languages the one that more people read
-        indices = sorted(indices, key=lambda index: _is_chinese(sentences[index].text))
+        indices.sort(key=lambda index: _is_chinese(sentences[index].text))
     for patterns in [(pattern,) for pattern in rule.any] if rule.once and rule.any else [rule.any]:
         for index in indices:
-            clause = _clause(rule, sentences, text, index) if _holds(rule, patterns, sentences, text, index) else None
+            clause = (
+                _clause(rule, sentences, text, index) if _holds(rule, patterns, sentences, text, index) else None
+            )
             if clause is not None:
                 yield clause
                 if rule.once:
                     return
+
+
+def _places(rule: _Rule, text: Text) -> set[int]:
+    """Sentences in which the words of a rule occur at all."""
+    found = set(range(len(text.sentences)))
+    for pattern in rule.all:
+        found &= pattern.indices(text) if found else found
+    if found and rule.any:
+        found &= {index for pattern in (*rule.any, *rule.any_banned) for index in pattern.indices(text)}
+    return found
 
 
 def _excused(rule: _Rule, text: Text, index: int) -> bool:
@@ -256,25 +269,18 @@ def _fields(sentences: Sequence[Sentence], text: Text) -> Iterable[Clause]:
     )
     not_a_ban = Pattern(r"\b(?:warrant|liab)(?:y|ies|le|ilit)|\bindemnif|\bgoverned\b|\btrademarks?\b", words().macros)
     seen: set[str] = set()
-    for index, sentence in enumerate(sentences):
+    named = {field.name: field.pattern.indices(text) for field in words().fields}
+    for index in sorted(set().union(*named.values())):
+        sentence = sentences[index]
         banned = words().not_.matches(text, index) and is_use.matches(text, index)
-        banned = banned or (bool(sentence.head) and _is_ban(sentence.head))
-        if not banned or not_a_ban.matches(text, index):
+        if not (banned or (sentence.head and _is_ban(sentence.head))) or not_a_ban.matches(text, index):
             continue
         for field in words().fields:
-            if field.name not in seen and field.pattern.matches(text, index):
+            if field.name not in seen and index in named[field.name] and field.pattern.matches(text, index):
                 seen.add(field.name)
-                plain = f"Not for: {field.label}."
-                yield Clause(
-                    "field_of_use",
-                    "Prohibited use",
-                    Sort.LIMIT,
-                    plain,
-                    _quote(sentence),
-                    {"field": field.name},
-                    "",
-                    sentence.line,
-                )
+                plain, values = f"Not for: {field.label}.", {"field": field.name}
+                quote = _quote(sentence)
+                yield Clause("field_of_use", "Prohibited use", Sort.LIMIT, plain, quote, values, "", sentence.line)
 
 
 @cache

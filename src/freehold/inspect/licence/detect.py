@@ -68,14 +68,10 @@ def _named(named: Named) -> Finding:
     texts = known.by_tag(like)
     clauses = tuple(clause for text in texts for clause in text.clauses)
     if texts:
-        how = (
-            "by its name"
-            if like == named.tag
-            else f"by its name; clauses as in {texts[0].name}, which it follows: compare them"
-        )
-        return Finding(
-            named.name, "", Openness.NOT_OPEN, "on no list of open licences", how, clauses=clauses, has_text=False
-        )
+        name = names()["own"].get(named.tag, texts[0].name)
+        follows = f"; clauses as in {texts[0].name}, which it follows: compare them"
+        how = "by its name" + ("" if like == named.tag else follows)
+        return Finding(name, "", Openness.NOT_OPEN, "on no list of open licences", how, clauses=clauses, has_text=False)
     held_back = any(re.search(pattern, named.name, re.IGNORECASE) for pattern in names()["says"]["non_commercial"])
     plain = (
         "Its name says that commercial use is held back; its text is not here: read it."
@@ -111,7 +107,7 @@ def _standard(match: standard.Match, sentences: Sequence[Sentence], prose: Prose
     because = (
         "terms are added to the standard text" if residual else "words of the standard text are missing or changed"
     )
-    if prose.is_cut:
+    if prose.has_more:
         because += "; only its beginning was read"
     how = "by its text, and what that adds to the standard one"
     if same is not None and same.likeness == 1.0:
@@ -155,7 +151,7 @@ def _own(prose: Prose, sentences: Sequence[Sentence]) -> Finding:
         finding = replace(
             finding, name=title or f"a text like {like.name}", how=how, nearest=like.name, likeness=like.likeness
         )
-    if prose.is_cut:
+    if prose.has_more:
         finding = replace(finding, because=f"{finding.because}; only its beginning was read")
     if not restricts and not finding.is_policy and not finding.likeness:
         finding = replace(finding, clauses=(*clauses, _unread(sentences[0])))

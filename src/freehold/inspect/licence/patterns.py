@@ -28,6 +28,16 @@ class Pattern:
     def matches(self, text: "Text", index: int) -> bool:
         return any(_join(text, index, pieces) for pieces in self.alternatives)
 
+    def indices(self, text: "Text") -> set[int]:
+        """Sentences that hold all pieces of an alternative, be they in order or not: few, and found at once."""
+        found: set[int] = set()
+        for pieces in self.alternatives:
+            here = set(text.spans(pieces[0][1]))
+            for _, piece in pieces[1:]:
+                here = here & text.spans(piece).keys() if here else here
+            found |= here
+        return found
+
     def found_in(self, words: str) -> bool:
         """Whether it matches in one short text."""
         text = Text([words])

@@ -9,10 +9,12 @@ import hashlib
 import re
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
-MAX_CHARACTERS = 1 << 18  # the longest licence in use has 40,000
+MAX_CHARACTERS = 1 << 16  # the longest licence in use has 40,000
+MAX_SENTENCES = 2000  # the longest has 500
 MAX_SENTENCE = 3000
 _MAX_HEAD = 400
 
@@ -80,7 +82,13 @@ class Prose:
         return cls(text.translate(_FOLD), is_cut)
 
     def sentences(self) -> list[Sentence]:
-        return _sentences(self.content)
+        """The first MAX_SENTENCES sentences."""
+        return list(islice(_sentences(self.content), MAX_SENTENCES))
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is more than is read of it."""
+        return self.is_cut or next(islice(_sentences(self.content), MAX_SENTENCES, None), None) is not None
 
 
 def words(text: str) -> list[str]:
@@ -93,9 +101,8 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(" ".join(words(text)).encode()).hexdigest()
 
 
-def _sentences(text: str) -> list[Sentence]:
+def _sentences(text: str) -> Iterator[Sentence]:
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
-    found: list[Sentence] = []
     head, head_mark = "", ("", 0)
     for start, end in _paragraphs(text):
         mark = _mark(text[start:end])
@@ -107,11 +114,10 @@ def _sentences(text: str) -> list[Sentence]:
             if not sentence:
                 continue
             line = bisect_right(starts, begin + _indent(text[begin:stop]))
-            found.append(Sentence(sentence, line, head))
+            yield Sentence(sentence, line, head)
             if sentence.endswith(_OPENS_LIST):
                 head_mark = head_mark if head else mark
                 head = f"{head[:_MAX_HEAD]} {sentence[-_MAX_HEAD:]}".strip()
-    return found
 
 
 def _mark(block: str) -> tuple[str, int]:

@@ -55,13 +55,12 @@ def match(prose: Prose) -> Match | None:
         return None
     outside = _blank(text, [(region.start, region.end) for region in regions])
     residual = [s for s in Prose(outside, False).sentences() if not is_harmless(s.text)]
-    for region in regions:
-        reference = _references().get(region.id)
-        if reference:
-            inside = _blank(text, [(0, region.start), (region.end, len(text))])
-            residual += [s for s in _unknown(inside, reference) if _holds_more_than_a_name(s.text, reference)]
+    for identifier in dict.fromkeys(region.id for region in regions if region.id in _references()):
+        reference = _references()[identifier]
+        inside = _blank(text, _gaps([(r.start, r.end) for r in regions if r.id == identifier], len(text)))
+        residual += [s for s in _unknown(inside, reference) if _holds_more_than_a_name(s.text, reference)]
     expression = joined([current(region.id) for region in regions])
-    return Match(expression, tuple(residual), not prose.is_cut)
+    return Match(expression, tuple(residual), not prose.has_more)
 
 
 def is_harmless(sentence: str) -> bool:
@@ -186,10 +185,18 @@ def _holds_more_than_a_name(sentence: str, reference: str) -> bool:
 
 
 def _blank(text: str, spans: Sequence[tuple[int, int]]) -> str:
-    """The text with spans made empty, every line where it was."""
+    """The text with spans, in order, made empty, and every line where it was."""
+    pieces, position = [], 0
     for start, end in spans:
-        text = text[:start] + re.sub(r"[^\n]", " ", text[start:end]) + text[end:]
-    return text
+        pieces += [text[position:start], re.sub(r"[^\n]", " ", text[start:end])]
+        position = end
+    return "".join([*pieces, text[position:]])
+
+
+def _gaps(spans: Sequence[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    """What lies between spans."""
+    edges = [0, *(edge for span in spans for edge in span), length]
+    return [(edges[i], edges[i + 1]) for i in range(0, len(edges), 2)]
 
 
 @cache

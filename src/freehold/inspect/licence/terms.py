@@ -88,6 +88,16 @@ class Conflict:
     evidence: tuple[Evidence, ...]
 
 
+_RELATIONS = {
+    "adapter": "an adapter of",
+    "merge": "a merge of",
+    "finetune": "a fine-tune of",
+    "quantized": "a quantization of, or made from,",
+    "distil": "a distillation of",
+    "itself": "by its name",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Parent:
     """A model that this one is derived from: `relation` as the artefacts say it (adapter, merge, quantized …)."""
@@ -97,6 +107,16 @@ class Parent:
     evidence: Evidence
     family: str = ""
     licence: Finding | None = None
+    is_mark: bool = False  # told by its tokenizer or architecture alone
+
+    @property
+    def described(self) -> str:
+        """The relation as half a sentence: "it is an adapter of google/gemma-2-9b (Gemma)"."""
+        if self.is_mark:
+            return self.relation
+        known = f" ({self.family})" if self.family and self.family != self.name else ""
+        noun = next((noun for word, noun in _RELATIONS.items() if self.relation.startswith(word)), "derived from")
+        return f"it is {noun} {self.name}{known}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ _LAWS = (
 )
 _PREFIX = re.compile(r'"([^"]{2,60}?)[.,]?"')
 _WHERE = (
-    ("on its user interface", r"user interface|\bUI\b|screen"),
-    ("on a website or its documentation", r"website|about page|blog ?post|documentation|readme|model card"),
+    ("on the product's user interface", r"user interface|\bUI\b|screen"),
+    ("on its website or in its documentation", r"website|about page|blog ?post|documentation|readme|model card"),
 )
 
 
@@ -149,7 +149,7 @@ READERS: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "only_multimodal": _flag("only_multimodal", r"\bmulti-?modal\b"),
     "end_users_exempt": _flag("end_users_exempt", r"\bnot apply to end users\b"),
     "except_own": _flag("except_own", r"\b(?:exclud\w+|except|other than)\b"),
-    "commercial_only": _flag("commercial_only", r"\bcommercial\w*\b|商业|商用"),
-    "on_training": _flag("on_training", r"\b(?:create, )?(?:train|fine[- ]?tun|improv|distil)\w*|\bderiv\w+"),
+    "commercial_only": _flag("commercial_only", r"\bcommercially using\b|\bcommercial(?:ly)? (?:use|purposes?|products?|services?)\b|\bfor commercial\b|商业|商用"),
+    "only_on_training": _flag("only_on_training", r"\bif you use\b.{0,120}\bto (?:create|train|fine|improve|build)"),
     "covers_service": _flag("covers_service", r"\bproducts? or services?\b|\bhosted service\b|\bservices?\b"),
 }
