@@ -4,9 +4,10 @@
 """
 
 from freehold.inspect.licence.detect import detect
+from freehold.inspect.licence.judge import Answer, Reason, Verdict, answer
 from freehold.inspect.licence.report import LicenceReport, examine
 from freehold.inspect.licence.terms import Clause, Conflict, Finding, Openness, Parent, ScopeFinding, Sort
-from freehold.inspect.licence.use import Answer, Reason, Use, Verdict, answer, parse_use
+from freehold.inspect.licence.use import Use, parse_use
 
 __all__ = [
     "Answer",

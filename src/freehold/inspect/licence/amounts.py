@@ -10,66 +10,39 @@ from dataclasses import dataclass
 _SCALES = {"k": 1e3, "thousand": 1e3, "m": 1e6, "mn": 1e6, "mio": 1e6, "million": 1e6, "millions": 1e6}
 _SCALES |= {"b": 1e9, "bn": 1e9, "billion": 1e9, "billions": 1e9, "crore": 1e7, "lakh": 1e5}
 _CHINESE_SCALES = {"万": 1e4, "百万": 1e6, "千万": 1e7, "亿": 1e8, "十亿": 1e9}
-_SMALL = dict(
-    zip(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-        ],
-        range(16),
-        strict=True,
-    )
-)
-_SMALL |= {"sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19, "a": 1}
-_TENS = dict(
-    zip(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], range(20, 100, 10), strict=True)
-)
+_TEENS = ("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
+_ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", *_TEENS)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_VALUES = {word: value for value, word in enumerate(_ONES)} | {"a": 1}
+_VALUES |= {word: 10 * value for value, word in enumerate(_TENS, 2)}
 _CHINESE_DIGITS = {"一": 1, "二": 2, "两": 2, "三": 3, "四": 4, "五": 5, "六": 6, "七": 7, "八": 8, "九": 9, "十": 10}
 
-_NUMBER_WORD = "|".join([*_SMALL, *_TENS, "hundred"])
+_NUMBER_WORD = "|".join([*_VALUES, "hundred"])
 _AMOUNT = re.compile(
-    rf"(?P<before>(?:US|USD|EUR|GBP|CNY|RMB|CHF|CAD|AUD)?\s?[$€£¥]|\b(?:USD|EUR|GBP|CNY|RMB|US\$))?\s?"
-    rf"(?:(?<![\w.])(?P<figure>\d[\d,' ]{{0,20}}(?:\.\d{{1,4}})?)(?:\s?(?P<scale>thousand|millions?|billions?|mio|mn|bn|crore|lakh|[kmb])(?![a-z]))?"
-    rf"|\b(?P<words>(?:{_NUMBER_WORD})(?:[\s-](?:and\s)?(?:{_NUMBER_WORD})){{0,5}})[\s-](?P<word_scale>thousand|million|billion)\b"
-    rf"|(?P<chinese>\d[\d,]{{0,15}}(?:\.\d{{1,3}})?|[一二两三四五六七八九十])\s?(?P<chinese_scale>百万|千万|十亿|万|亿))",
+    r"(?P<before>(?:US|USD|EUR|GBP|CNY|RMB|CHF|CAD|AUD)?\s?[$€£¥]|\b(?:USD|EUR|GBP|CNY|RMB|US\$))?\s?"
+    r"(?:(?<![\w.])(?P<figure>\d[\d,' ]{0,20}(?:\.\d{1,4})?)"
+    r"(?:\s?(?P<scale>thousand|millions?|billions?|mio|mn|bn|crore|lakh|[kmb])(?![a-z]))?"
+    rf"|\b(?P<words>(?:{_NUMBER_WORD})(?:[\s-](?:and\s)?(?:{_NUMBER_WORD})){{0,5}})"
+    r"[\s-](?P<word_scale>thousand|million|billion)\b"
+    r"|(?P<chinese>\d[\d,]{0,15}(?:\.\d{1,3})?|[一二两三四五六七八九十])\s?(?P<chinese_scale>百万|千万|十亿|万|亿))",
     re.IGNORECASE,
 )
 _CURRENCY_AFTER = re.compile(
-    r"\s*(?:\([\d,. ]{1,20}\)\s*)?(?P<name>US dollars?|U\.S\. dollars?|United States dollars?|dollars?|USD|EUR|euros?|GBP|pounds?|CNY|RMB|yuan|renminbi|美元|人民币|元|欧元)",
+    r"\s*(?:\([\d,. ]{1,20}\)\s*)?(?P<name>(?:US |U\.S\. |United States )?dollars?|USD|EUR|euros?|GBP|pounds?"
+    r"|CNY|RMB|yuan|renminbi|美元|人民币|元|欧元)",
     re.IGNORECASE,
 )
 _USERS = r"(?:users?|subscribers?|customers|accounts|visitors|people|individuals|MAUs?|DAUs?|用户|月活)"
 _USERS_AFTER = re.compile(rf"[^.;。]{{0,60}}?\b{_USERS}|\s*(?:个|名)?(?:月|日|活跃|注册)*用户", re.IGNORECASE)
 _USERS_BEFORE = re.compile(rf"(?:\b{_USERS}\b|用户|月活)[^.;。]{{0,90}}$", re.IGNORECASE)
+_A_MONTH = r"monthly|(?:per|a|each) month|(?:any|calendar|every|preceding|one) (?:\w+ )?month|MAUs?|/ ?mo(?:nth)?"
+_A_YEAR = (
+    r"annual(?:ly|ized|ised)?|yearly|per (?:year|annum)|(?:a|each) year|(?:fiscal|financial|calendar) year"
+    r"|(?:12|twelve)[- ]months?|p\.a\.|ARR|/ ?y(?:ea)?r"
+)
 _PERIODS = (
-    (
-        "month",
-        re.compile(
-            r"\b(?:monthly|per month|a month|each month|(?:any|calendar|every|preceding|one) (?:\w+ )?month|MAUs?|/ ?mo(?:nth)?)\b|每月|月",
-            re.IGNORECASE,
-        ),
-    ),
-    (
-        "year",
-        re.compile(
-            r"\b(?:annual(?:ly|ized|ised)?|yearly|per (?:year|annum)|a year|each year|(?:fiscal|financial|calendar) year|(?:12|twelve)[- ]months?|p\.a\.|ARR|/ ?y(?:ea)?r)\b|年",
-            re.IGNORECASE,
-        ),
-    ),
+    ("month", re.compile(rf"\b(?:{_A_MONTH})\b|每月|月", re.IGNORECASE)),
+    ("year", re.compile(rf"\b(?:{_A_YEAR})\b|年", re.IGNORECASE)),
     ("quarter", re.compile(r"\b(?:quarterly|per quarter|fiscal quarter)\b", re.IGNORECASE)),
     ("day", re.compile(r"\b(?:daily|per day|a day|each day|DAUs?)\b|每日|日活", re.IGNORECASE)),
 )
@@ -139,7 +112,7 @@ def _words_value(text: str) -> int:
         if word == "hundred":
             total = max(total, 1) * 100
         elif word != "and":
-            total += _SMALL.get(word, 0) + _TENS.get(word, 0)
+            total += _VALUES.get(word, 0)
     return total
 
 

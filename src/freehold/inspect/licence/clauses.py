@@ -147,9 +147,7 @@ def _apply(rule: _Rule, sentences: Sequence[Sentence], text: Text) -> Iterable[C
         indices.sort(key=lambda index: _is_chinese(sentences[index].text))
     for patterns in [(pattern,) for pattern in rule.any] if rule.once and rule.any else [rule.any]:
         for index in indices:
-            clause = (
-                _clause(rule, sentences, text, index) if _holds(rule, patterns, sentences, text, index) else None
-            )
+            clause = _clause(rule, sentences, text, index) if _holds(rule, patterns, sentences, text, index) else None
             if clause is not None:
                 yield clause
                 if rule.once:
@@ -178,7 +176,8 @@ def _is_chinese(text: str) -> bool:
 
 def _holds(rule: _Rule, patterns: Sequence[Pattern], sentences: Sequence[Sentence], text: Text, index: int) -> bool:
     if patterns and not any(pattern.matches(text, index) for pattern in patterns):
-        if not any(pattern.matches(text, index) for pattern in rule.any_banned) or not _banned(sentences, text, index):
+        in_list = any(pattern.matches(text, index) for pattern in rule.any_banned)
+        if not in_list or not _banned(sentences, text, index):
             return False
     if not all(pattern.matches(text, index) for pattern in rule.all) or any(p.matches(text, index) for p in rule.none):
         return False
@@ -263,11 +262,7 @@ def _regions(sentences: Sequence[Sentence], text: Text, index: int) -> list[str]
 
 def _fields(sentences: Sequence[Sentence], text: Text) -> Iterable[Clause]:
     """Fields of use that a prohibition, or an item of a list of prohibitions, names: each once."""
-    is_use = Pattern(
-        r"\b(?:use[ds]?|using|purposes?|uses|off[- ]limits|deploy\w*|utili[sz]e\w*|appl(?:y|ied))\b|使用|目的|从事|利用",
-        words().macros,
-    )
-    not_a_ban = Pattern(r"\b(?:warrant|liab)(?:y|ies|le|ilit)|\bindemnif|\bgoverned\b|\btrademarks?\b", words().macros)
+    is_use, not_a_ban = Pattern("{use}", words().macros), Pattern("{not_a_ban}", words().macros)
     seen: set[str] = set()
     named = {field.name: field.pattern.indices(text) for field in words().fields}
     for index in sorted(set().union(*named.values())):

@@ -17,7 +17,13 @@ from freehold.inspect.licence.terms import Clause, Finding, Openness, Sort
 _MAX_POINTER_WORDS = 60
 _TITLE = re.compile(r"\blicen[sc]e\b|\bagreement\b|\bterms\b|\bpolicy\b|许可|协议", re.IGNORECASE)
 _GRANT = re.compile(
-    r"\bgrants?\b|\bgranted\b|\bpermission is\b|\byou (?:may|can|are free to)\b|\bfree to\b|\bwe give you\b|\blicensed to you\b|授予|授权",
+    r"\bgrant(?:s|ed)?\b|\bpermission is\b|\byou (?:may|can|are free to)\b|\bfree to\b|\bwe give you\b"
+    r"|\blicensed to you\b|授予|授权",
+    re.IGNORECASE,
+)
+_POINTER = re.compile(
+    r"(?:[\w\s'-]{0,60}? (?:is|are) )?(?:licen[sc]ed|released|distributed|available)(?: to you)? under (?:the )?"
+    r"(?:terms of )?(?:the )?([\w .,+-]{2,60}?)(?: licen[sc]e)?(?:[.,;:(\s]+(?:see )?\(?(?:https?://\S+)?\)?)?\.?",
     re.IGNORECASE,
 )
 _UNREAD = "Further terms that are not recognised here: read them."
@@ -48,12 +54,7 @@ def pointer(text: str) -> Finding | None:
     named = identify(plain) if len(plain) < 60 else None
     if named is not None and (named.expression or named.tag in names()["own"]):
         return _named(named)
-    match = re.fullmatch(
-        r"(?:[\w\s'-]{0,60}? (?:is|are) )?(?:licen[sc]ed|released|distributed|available)(?: to you)? under (?:the )?(?:terms of )?(?:the )?([\w .,+-]{2,60}?)(?: licen[sc]e)?"
-        r"(?:[.,;:(\s]+(?:see )?\(?(?:https?://\S+)?\)?)?\.?",
-        plain,
-        re.IGNORECASE,
-    )
+    match = _POINTER.fullmatch(plain)
     named = identify(match[1]) if match else None
     return _named(named) if named is not None and named.expression else None
 

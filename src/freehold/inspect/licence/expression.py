@@ -58,7 +58,7 @@ def parse(expression: str) -> str:
     if parsed is None:
         return ""
     keys = licensing().license_keys(parsed)
-    return str(parsed.render()) if all(key in _keys() or key.startswith("LicenseRef-") for key in keys) else ""
+    return str(parsed) if all(key in _keys() or key.startswith("LicenseRef-") for key in keys) else ""
 
 
 def listed_by(identifier: str) -> str:

@@ -60,7 +60,9 @@ def front_matter(file: str, text: str) -> Mapping[str, list[Field]]:
             continue
         known = fields.setdefault(key, [])
         place = f"front matter, {key} (line {number})"
-        known += [Field(value, Evidence(file, place, line.strip()[:_MAX_VALUE])) for value in values][: _MAX_ITEMS - len(known)]
+        known += [Field(value, Evidence(file, place, line.strip()[:_MAX_VALUE])) for value in values][
+            : _MAX_ITEMS - len(known)
+        ]
     return {}  # no end: not a front matter
 
 

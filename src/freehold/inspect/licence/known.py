@@ -24,7 +24,7 @@ _MAX_STORED_QUOTE = 160
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A text that is known: its `identifier` is a LicenseRef; `likeness` of what was compared, 1.0 for the same words."""
+    """A text that is known: `identifier` is a LicenseRef; `likeness` to what was compared, 1.0 for the same words."""
 
     name: str
     identifier: str

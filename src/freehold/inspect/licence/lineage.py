@@ -54,9 +54,13 @@ def family_of(name: str) -> Family | None:
 def is_multimodal(artefacts: Artefacts, found: tuple[Parent, ...]) -> bool | None:
     """Whether the model takes more than text; None when the artefacts do not tell."""
     config = artefacts.config
-    if any(key in config for key in ("vision_config", "audio_config", "vision_tower")) or "mllama" in str(config.get("model_type", "")):
+    if any(key in config for key in ("vision_config", "audio_config", "vision_tower")) or "mllama" in str(
+        config.get("model_type", "")
+    ):
         return True
-    if any(key.startswith("clip.") for key in artefacts.gguf) or any("mmproj" in file.name.lower() for file in artefacts.files):
+    if any(key.startswith("clip.") for key in artefacts.gguf) or any(
+        "mmproj" in file.name.lower() for file in artefacts.files
+    ):
         return True
     if any((family := family_of(parent.name)) and family.is_multimodal for parent in found):
         return True
@@ -139,7 +143,11 @@ def _vocabulary(artefacts: Artefacts) -> tuple[frozenset[str], int, Evidence]:
     tokens = artefacts.gguf.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list):
         marks = frozenset(token for token in tokens if isinstance(token, str) and token.startswith("<"))
-        return marks, len(tokens), Evidence(artefacts.gguf_files[0].name, "tokenizer.ggml.tokens", f"{len(tokens)} tokens")
+        return (
+            marks,
+            len(tokens),
+            Evidence(artefacts.gguf_files[0].name, "tokenizer.ggml.tokens", f"{len(tokens)} tokens"),
+        )
     for file in ("tokenizer_config.json", "tokenizer.json"):
         value = artefacts.json(file)
         if not isinstance(value, dict):
@@ -149,7 +157,11 @@ def _vocabulary(artefacts: Artefacts) -> tuple[frozenset[str], int, Evidence]:
         marks = frozenset(str(item.get("content")) for item in items if isinstance(item, dict))
         size = artefacts.config.get("vocab_size")
         if marks:
-            return marks, size if isinstance(size, int) else 0, Evidence(file, "added tokens", f"{len(marks)} added tokens")
+            return (
+                marks,
+                size if isinstance(size, int) else 0,
+                Evidence(file, "added tokens", f"{len(marks)} added tokens"),
+            )
     return frozenset(), 0, Evidence("", "")
 
 
@@ -169,7 +181,11 @@ def _licence(family: Family | None) -> Finding | None:
 def _families() -> tuple[tuple[re.Pattern[str], Family], ...]:
     entries = _data()["family"]
     return tuple(
-        (re.compile(e["pattern"]), Family(e["name"], e["licence"], e.get("is_multimodal", False), e.get("is_derived", False))) for e in entries
+        (
+            re.compile(e["pattern"]),
+            Family(e["name"], e["licence"], e.get("is_multimodal", False), e.get("is_derived", False)),
+        )
+        for e in entries
     )
 
 

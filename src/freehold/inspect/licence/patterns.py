@@ -1,8 +1,8 @@
 """Patterns with gaps that match in linear time.
 
-A pattern is a regular expression in which `.{0,N}` at the top level is a gap. It is not given to the regular expression
-engine as such, where several gaps multiply on hostile text, but cut at its gaps: every piece is sought once in the whole
-text, and the places are then joined from left to right. Case is folded beforehand, in the text and in the pattern.
+A pattern is a regular expression in which `.{0,N}` at the top level is a gap. It is not given to the regular
+expression engine as such, where several gaps multiply on hostile text, but cut at its gaps: every piece is sought once
+in the whole text, and the places are then joined from left to right. Case is folded beforehand, in text and pattern.
 """
 
 import re

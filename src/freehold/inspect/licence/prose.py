@@ -19,39 +19,24 @@ MAX_SENTENCE = 3000
 _MAX_HEAD = 400
 
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
-_FOLD = str.maketrans(
-    {
-        "“": '"',
-        "”": '"',
-        "„": '"',
-        "«": '"',
-        "»": '"',
-        "‘": "'",
-        "’": "'",
-        "‐": "-",
-        "‑": "-",
-        "–": "-",
-        "—": "-",
-        "<": " ",
-        ">": " ",
-    }
-)
+_FOLD = str.maketrans("“”„«»‘’‐‑–—<>", '"""""\'\'----  ')
+_SINGLE_QUOTED = re.compile(r"(?<![\w'])'([A-Z][^'\n\"]{2,60})'(?![\w'])")
 _WORD = re.compile(r"[^\W_]+(?:'[a-z]+)?", re.UNICODE)
-_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?:[^\n]*\n){1,80}?---[ \t]*(?:\n|\Z)")
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?:[^\n]*\n){1,2000}?---[ \t]*(?:\n|\Z)")
 
-_LIST_MARK = re.compile(
-    r"\s*(?:[-*•·–#]+\s|\(?(?:[a-zA-Z]|[ivxIVX]{1,4}|\d{1,2}(?:\.\d{1,2}){0,3})[.)、]\s*\S|第.{1,3}条|[一二三四五六七八九十]+、)"
-)
-_MARK = re.compile(r"\s*(?:[-*•·–#]+|\(?(?:[a-zA-Z]|[ivxIVX]{1,4}|\d{1,2}(?:\.\d{1,2}){0,3})[.)、])\s+")
+_NUMBERED = r"(?:[a-zA-Z]|[ivxIVX]{1,4}|\d{1,2}(?:\.\d{1,2}){0,3})[.)、]"
+_LIST_MARK = re.compile(rf"\s*(?:[-*•·–#]+\s|\(?{_NUMBERED}\s*\S|第.{{1,3}}条|[一二三四五六七八九十]+、)")
+_MARK = re.compile(rf"\s*(?:[-*•·–#]+|\(?{_NUMBERED})\s+")
 _OPENS_LIST = (":", ":", " to", " for")
 _SENTENCE_END = re.compile(
-    r"(?<![A-Z])(?<!\be\.g)(?<!\bi\.e)(?<!\bInc)(?<!\bLtd)(?<!\bCo)(?<!\bNo)(?<!\bvs)[.!?][\"')\]]*\s+(?=[A-Z\"'(\[\d]|[a-z][.)]\s)"
-    r"|[。！？；]\s*|;\s+(?=\(?[a-z0-9ivx]{1,4}[.)]\s)"
+    r"(?<![A-Z])(?<!\be\.g)(?<!\bi\.e)(?<!\bInc)(?<!\bLtd)(?<!\bCo)(?<!\bNo)(?<!\bvs)"
+    r"[.!?][\"')\]]*\s+(?=[A-Z\"'(\[\d]|[a-z][.)]\s)|[。！？；]\s*|;\s+(?=\(?[a-z0-9ivx]{1,4}[.)]\s)"
 )
 # How a sentence begins that is no item of the list above it.
 _FRESH = re.compile(
     r"(?:You|This|These|The|We|If|Nothing|Except|Notwithstanding|With respect|Please|By|Upon|To the maximum|In no event"
-    r"|Subject to|Sections? \w|Licensor|Attachment|END OF)\b.{40,}[.:]$|[^\W\d_]{0,40}[\"'][^\"']{1,60}[\"']\)? (?:means|shall mean)"
+    r"|Subject to|Sections? \w|Licensor|Attachment|END OF)\b.{40,}[.:]$"
+    r"|[^\W\d_]{0,40}[\"'][^\"']{1,60}[\"']\)? (?:means|shall mean)"
 )
 
 
@@ -79,7 +64,7 @@ class Prose:
         front = _FRONT_MATTER.match(text)
         if front:  # a catalogue's record above the text; its lines still count
             text = "\n" * front.group().count("\n") + text[front.end() :]
-        return cls(text.translate(_FOLD), is_cut)
+        return cls(_SINGLE_QUOTED.sub(r'"\1"', text.translate(_FOLD)), is_cut)
 
     def sentences(self) -> list[Sentence]:
         """The first MAX_SENTENCES sentences."""
@@ -106,7 +91,8 @@ def _sentences(text: str) -> Iterator[Sentence]:
     head, head_mark = "", ("", 0)
     for start, end in _paragraphs(text):
         mark = _mark(text[start:end])
-        start += len(_MARK.match(text, start, end)[0]) if mark[0] and _MARK.match(text, start, end) else 0
+        found = _MARK.match(text, start, end)
+        start = found.end() if found else start
         if _ends_list(text[start:end].strip(), mark, head_mark):
             head = ""
         for begin, stop in pairwise([start, *_stops(text, start, end)]):
@@ -163,9 +149,8 @@ def _ends_block(line: str) -> bool:
 
 
 def _stops(text: str, start: int, end: int) -> list[int]:
-    stops = [
-        match.end() for match in _SENTENCE_END.finditer(text, start, end) if not _is_quoted(text, start, match.start())
-    ]
+    ends = _SENTENCE_END.finditer(text, start, end)
+    stops = [match.end() for match in ends if not _is_quoted(text, start, match.start())]
     pieces, position = [], start
     for stop in [*stops, end]:
         while stop - position > MAX_SENTENCE:

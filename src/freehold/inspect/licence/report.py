@@ -7,6 +7,7 @@ from typing import Any
 from freehold.inspect.artefacts import Artefacts
 from freehold.inspect.findings import Section
 from freehold.inspect.licence import lineage
+from freehold.inspect.licence.conflicts import agree, between_sources, with_parents
 from freehold.inspect.licence.expression import joined
 from freehold.inspect.licence.front import read_card
 from freehold.inspect.licence.section import section
@@ -20,7 +21,16 @@ _RULES_OF_LAW = ("comply_with_law",)
 # Values that make two clauses of a kind different, and kinds that say the same whatever their words.
 _TELLING = ("users", "revenue_usd_per_month", "names", "prefix", "regions", "law", "notice_text", "field", "percent")
 _ALIKE = ("keep_notices", "licence_copy", "state_changes", "use_policy", "comply_with_law", "termination", "litigation")
-_ALIKE += ("indemnity", "pass_on", "remote_restriction", "revocable", "outputs_training", "guardrails", "non_commercial", "forum")
+_ALIKE += (
+    "indemnity",
+    "pass_on",
+    "remote_restriction",
+    "revocable",
+    "outputs_training",
+    "guardrails",
+    "non_commercial",
+    "forum",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,7 @@ def examine(artefacts: Artefacts) -> LicenceReport:
     weights = scopes["weights"]
     parents = tuple(p for p in lineage.parents(artefacts, card) if not _is_told_by(weights, p))
     weights = _after_parents(weights, parents)
-    conflicts = [*_between_sources(weights, sources), *_with_parents(weights, parents, artefacts.name)]
+    conflicts = [*between_sources(weights, sources), *with_parents(weights, parents, artefacts.name)]
     names = [file.name.rsplit("/", 1)[-1].lower() for file in artefacts.files]
     return LicenceReport(
         artefacts.name,
@@ -104,16 +114,20 @@ def _scope(scope: str, sources: Sequence[Source], artefacts: Artefacts) -> Scope
     expression = joined(expressions) if all(expressions) else ""
     name = " and ".join(finding.name for finding in deciding)
     clauses = _each_once(clause for source in own if _decides(source, deciding) for clause in source.finding.clauses)
-    return ScopeFinding(scope, name, expression, openness, because, tuple((s.evidence, s.finding) for s in own), clauses)
+    return ScopeFinding(
+        scope, name, expression, openness, because, tuple((s.evidence, s.finding) for s in own), clauses
+    )
 
 
 def _of_scope(scope: str, sources: Sequence[Source], artefacts: Artefacts) -> list[Source]:
-    """A part's sources, weightiest first. A text that names no part is the weights', unless another is; and the code's."""
+    """A part's sources, weightiest first. A text that names no part is the weights', or the code's if another is theirs."""
     own = [source for source in sources if source.scope == scope]
     plain = [source for source in sources if not source.scope]
     has_text = any(source.kind is Kind.TEXT for source in own)
     others_have = any(s.kind is Kind.TEXT and s.scope == "weights" for s in sources)
-    if (scope == "weights" and not has_text) or (scope == "code" and not has_text and (_has_code(artefacts) or others_have)):
+    if (scope == "weights" and not has_text) or (
+        scope == "code" and not has_text and (_has_code(artefacts) or others_have)
+    ):
         own = [*own, *plain] if scope == "weights" else [*own, *(s for s in plain if s.kind is Kind.TEXT)]
     elif scope == "weights":
         own = [*own, *(source for source in plain if source.kind is Kind.POLICY)]
@@ -126,64 +140,15 @@ def _decides(source: Source, deciding: Sequence[Finding]) -> bool:
 
 
 def _restricts(finding: Finding) -> bool:
-    return any(c.sort is Sort.LIMIT and c.values.get("field") != "unlawful" for c in finding.clauses if c.kind not in _RULES_OF_LAW)
+    return any(
+        c.sort is Sort.LIMIT and c.values.get("field") != "unlawful"
+        for c in finding.clauses
+        if c.kind not in _RULES_OF_LAW
+    )
 
 
 def _has_code(artefacts: Artefacts) -> bool:
     return any(file.name.endswith((".py", ".cpp", ".cu", ".rs", ".js")) for file in artefacts.files)
-
-
-def _between_sources(weights: ScopeFinding, sources: Sequence[Source]) -> Iterable[Conflict]:
-    """Fields and statements that name another licence than the text, or than the first field."""
-    if not weights.findings:
-        return
-    first_evidence, first = weights.findings[0]
-    told: set[str] = set()
-    for evidence, finding in weights.findings[1:]:
-        is_policy = any(source.kind is Kind.POLICY and source.evidence == evidence for source in sources)
-        if is_policy or finding.name in told or agree(finding, first):
-            continue
-        told.add(finding.name)
-        where, there = f"{evidence.file} ({evidence.place})", f"{first_evidence.file} ({first_evidence.place})"
-        plain = f"{where} says {finding.name}, but {there} is {first.name}."
-        if first.base and first.base == finding.expression:
-            plain = f"{where} says {finding.name}, but the text in {first_evidence.file} adds terms to it: “{_shortened(first.residual)}”"
-        yield Conflict(plain, (evidence, first_evidence))
-
-
-def _shortened(residual: Sequence[str]) -> str:
-    text = residual[0] if residual else "words are missing or changed"
-    return text if len(text) <= 240 else text[:239] + "…"
-
-
-def agree(one: Finding, other: Finding) -> bool:
-    """Whether two findings can be the same licence: a tag and its text, a name and its expression."""
-    if one.expression and other.expression:
-        return one.expression == other.expression or one.expression in other.expression.split(" AND ")
-    if one.name == other.name or (one.is_open != other.is_open):
-        return one.name == other.name
-    if one.base or other.base:  # a modified standard text, by its name or by the text
-        texts, name = (one, other) if one.base else (other, one)
-        return not name.expression and texts.base.lower() in name.name.lower() or not name.has_text and not name.expression
-    known, plain = _letters(one.nearest or one.name), _letters(other.nearest or other.name)
-    return known in plain or plain in known or _same_clauses(one, other) or not (_is_named(one) and _is_named(other))
-
-
-def _letters(name: str) -> str:
-    name = name.lower().split("(")[0]
-    for word in ("meta", "license", "licence", "agreement", "community", "terms of use", "model", "1.0"):
-        name = name.replace(word, "")
-    return "".join(c for c in name if c.isalnum())
-
-
-def _same_clauses(one: Finding, other: Finding) -> bool:
-    kinds = [{(c.kind, c.plain) for c in finding.clauses if c.sort is not Sort.FACT} for finding in (one, other)]
-    return bool(kinds[0]) and len(kinds[0] & kinds[1]) >= 0.8 * min(len(kinds[0]), len(kinds[1]))
-
-
-def _is_named(finding: Finding) -> bool:
-    """Whether a finding is a licence that is known, so that another one next to it is a contradiction."""
-    return bool(finding.expression or finding.likeness >= 0.5 or any(c.kind != "unread" for c in finding.clauses))
 
 
 def _after_parents(weights: ScopeFinding, parents: Sequence[Parent]) -> ScopeFinding:
@@ -195,30 +160,6 @@ def _after_parents(weights: ScopeFinding, parents: Sequence[Parent]) -> ScopeFin
     parent = (certain or strict)[0]
     because = f"{weights.because}; but {parent.described} ({parent.licence.name if parent.licence else ''})"
     return replace(weights, openness=Openness.NOT_OPEN if certain else Openness.UNKNOWN, because=because)
-
-
-def _with_parents(weights: ScopeFinding, parents: Sequence[Parent], name: str) -> Iterable[Conflict]:
-    declared = [(evidence, finding) for evidence, finding in weights.findings if not finding.is_policy]
-    for parent in parents:
-        licence = parent.licence
-        if licence is None or licence.is_open:
-            continue
-        contradicting = [(evidence, finding) for evidence, finding in declared if not agree(finding, licence)]
-        if contradicting:
-            evidence, finding = contradicting[0]
-            follows = f"the {licence.name} follows what is made from it"
-            yield Conflict(f"It is declared to be under {finding.name}, but {parent.described}, and {follows}.", (evidence, parent.evidence))
-        yield from _name_conflict(parent, licence, name)
-
-
-def _name_conflict(parent: Parent, licence: Finding, name: str) -> Iterable[Conflict]:
-    if parent.is_mark or parent.relation.startswith(("itself", "quantized")):
-        return
-    for clause in licence.clauses:
-        prefix = clause.values.get("prefix")
-        if clause.kind == "name_prefix" and prefix and not name.lower().replace("_", "-").startswith(str(prefix).lower().replace(" ", "-")):
-            plain = f"The {licence.name} asks that the name of a model made from it begin with “{prefix}”; this one is called {name}."
-            yield Conflict(plain, (parent.evidence, clause.evidence))
 
 
 def _inherited(weights: ScopeFinding, parents: Sequence[Parent]) -> tuple[Clause, ...]:

@@ -27,11 +27,17 @@ def _verdict(report: "LicenceReport") -> str:
         start = f"The weights are under {weights.name}: {openness}"
         strict = [parent for parent in report.parents if parent.licence is not None and not parent.licence.is_open]
         if strict and strict[0].licence is not None and weights.findings[0][1].is_open:
-            start = f"The weights are declared to be under {weights.name}, but {strict[0].licence.name} follows: {openness}"
+            start = (
+                f"The weights are declared to be under {weights.name}, but {strict[0].licence.name} follows: {openness}"
+            )
     limits = sum(clause.sort is Sort.LIMIT and clause.kind != "field_of_use" for clause in report.clauses)
     duties = sum(clause.sort is Sort.DUTY for clause in report.clauses)
-    parts = [f"{count} {word}{'s' if count > 1 else ''}" for count, word in ((limits, "limit"), (duties, "duty")) if count]
-    parts += [f"{len(report.conflicts)} contradiction{'s' if len(report.conflicts) > 1 else ''}"] if report.conflicts else []
+    parts = [
+        f"{count} {word}{'s' if count > 1 else ''}" for count, word in ((limits, "limit"), (duties, "duty")) if count
+    ]
+    parts += (
+        [f"{len(report.conflicts)} contradiction{'s' if len(report.conflicts) > 1 else ''}"] if report.conflicts else []
+    )
     return f"{start}; {', '.join(parts).replace('dutys', 'duties')}" if parts else start
 
 
@@ -58,7 +64,12 @@ def _clause_rows(report: "LicenceReport") -> Iterator[Row]:
     for sort in Sort:
         for clause in others:
             if clause.sort is sort:
-                yield Row(clause.label, _with_origin(clause, _met(clause, report)), _status(clause, report), (clause.evidence,))
+                yield Row(
+                    clause.label,
+                    _with_origin(clause, _met(clause, report)),
+                    _status(clause, report),
+                    (clause.evidence,),
+                )
         if sort is Sort.LIMIT and fields:
             labels = "; ".join(dict.fromkeys(field_label(clause.values["field"]) for clause in fields))
             evidence = tuple(clause.evidence for clause in fields)
@@ -87,4 +98,4 @@ def _notes(report: "LicenceReport") -> Iterator[str]:
     findings = report.weights.findings
     if findings and not any(finding.has_text for _, finding in findings) and findings[0][1].clauses:
         evidence, finding = findings[0]
-        yield f"{evidence.file} names {finding.name}; its text is not in the folder, so its clauses are those on record."
+        yield f"{evidence.file} names {finding.name}; its text is not in the folder: the clauses are those on record."

@@ -20,16 +20,31 @@ _MAX_CODE_FILES = 50
 _MAX_CARD_CHARACTERS = 1 << 16
 _HEAD_BYTES = 4096
 
-_LICENCE_FILE = re.compile(r"(?:^|[\w .-]*[-_. ])?(?:licen[sc]e|copying|unlicense|eula|terms)(?:[-_. ].*)?$", re.IGNORECASE)
-_POLICY_FILE = re.compile(r"(?:acceptable|prohibited)?[-_ ]?(?:use|usage|uses)[-_ ]polic(?:y|ies)(?:\..*)?$|acceptable[-_ ]use.*", re.IGNORECASE)
-_OTHERS = re.compile(r"third[-_ ]?party|3rd[-_ ]?party|(?:^|/)(?:vendor|node_modules|deps)/|notices?(?:\.|$)", re.IGNORECASE)
+_LICENCE_FILE = re.compile(
+    r"(?:^|[\w .-]*[-_. ])?(?:licen[sc]e|copying|unlicense|eula|terms)(?:[-_. ].*)?$", re.IGNORECASE
+)
+_POLICY_FILE = re.compile(
+    r"(?:acceptable|prohibited)?[-_ ]?(?:use|usage|uses)[-_ ]polic(?:y|ies)(?:\..*)?$|acceptable[-_ ]use.*",
+    re.IGNORECASE,
+)
+_OTHERS = re.compile(
+    r"third[-_ ]?party|3rd[-_ ]?party|(?:^|/)(?:vendor|node_modules|deps)/|notices?(?:\.|$)", re.IGNORECASE
+)
 _TEXT_NAMES = ("", ".txt", ".md", ".rst", ".markdown", ".text")
 
-_SAYS = re.compile(r"\b(?:licen[sc]ed?|released|distributed|available|subject to|governed by|published|open-?sourced)\b", re.IGNORECASE)
-_OF_PARENT = re.compile(r"\b(?:derived from|originally|base model|based on|built (?:on|upon)|fine-?tuned from|thank|acknowledg)", re.IGNORECASE)
+_SAYS = re.compile(
+    r"\b(?:licen[sc]ed?|released|distributed|available|subject to|governed by|published|open-?sourced)\b", re.IGNORECASE
+)
+_OF_PARENT = re.compile(
+    r"\b(?:derived from|originally|base model|based on|built (?:on|upon)|fine-?tuned from|thank|acknowledg)",
+    re.IGNORECASE,
+)
 _PARTS = {
     "code": re.compile(r"\b(?:code|source|codebase|scripts?|software|repo(?:sitory)?|project)\b", re.IGNORECASE),
-    "weights": re.compile(r"\b(?:weights|models?|parameters|checkpoints?)\b|^(?!.*\bcode\b).*\b(?:project|repo(?:sitory)?)\b", re.IGNORECASE),
+    "weights": re.compile(
+        r"\b(?:weights|models?|parameters|checkpoints?)\b|^(?!.*\bcode\b).*\b(?:project|repo(?:sitory)?)\b",
+        re.IGNORECASE,
+    ),
     "data": re.compile(r"\b(?:data|datasets?|corpus|corpora|annotations)\b", re.IGNORECASE),
 }
 _SPLIT = re.compile(r"[;,.]\s+|\s+(?:while|whereas|but)\s+|\s+and\s+(?=the (?:model|weights|code|data))", re.IGNORECASE)
@@ -79,7 +94,12 @@ def _files(artefacts: Artefacts) -> Iterator[Source]:
             continue  # a file of that name without the words of a licence
         first = next((s for s in Prose.of(text.content, 2000).sentences()), None)
         place = f"line {first.line}" if first else "file"
-        yield Source(_scope_of(file.name, stem or base), kind, Evidence(file.name, place, first.text[:200] if first else ""), finding)
+        yield Source(
+            _scope_of(file.name, stem or base),
+            kind,
+            Evidence(file.name, place, first.text[:200] if first else ""),
+            finding,
+        )
 
 
 def _scope_of(name: str, stem: str) -> str:
@@ -144,7 +164,12 @@ def _names() -> re.Pattern[str]:
     """Names of licences as a sentence writes them; short words only together with "license"."""
     known = [*names()["spdx"], *(name.lower() for name in names()["own"].values())]
     written = [re.escape(name) for name in known if re.search(r"\d|licen[sc]e|agreement|terms", name)]
-    more = [r"mit(?= licen[sc]e|\b(?=[.,;)]|$))", r"cc[- ]by(?:-[a-z]{2}){0,2}[- ]\d\.\d", r"llama[- ]?\d(?:\.\d)? (?:community )?licen[sc]e", r"openmdw(?:-\d\.\d)?"]
+    more = [
+        r"mit(?= licen[sc]e|\b(?=[.,;)]|$))",
+        r"cc[- ]by(?:-[a-z]{2}){0,2}[- ]\d\.\d",
+        r"llama[- ]?\d(?:\.\d)? (?:community )?licen[sc]e",
+        r"openmdw(?:-\d\.\d)?",
+    ]
     pattern = "|".join(sorted(written, key=len, reverse=True) + more).replace(r"\ ", r"[\s-]")
     return re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])", re.IGNORECASE)
 
@@ -159,5 +184,9 @@ def _code_heads(artefacts: Artefacts) -> Iterator[Source]:
         name = found[1].strip() if found else "Apache-2.0" if text and _APACHE_HEAD in text.content else ""
         if name and name not in seen and (finding := detect_name(name)):
             seen.add(name)
-            place = text.content[: (found.start() if found else text.content.index(_APACHE_HEAD))].count("\n") + 1 if text else 1
+            place = (
+                text.content[: (found.start() if found else text.content.index(_APACHE_HEAD))].count("\n") + 1
+                if text
+                else 1
+            )
             yield Source("code", Kind.FIELD, Evidence(file.name, f"line {place}", name), finding.at(file.name))

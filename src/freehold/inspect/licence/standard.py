@@ -1,9 +1,9 @@
 """Standard licences in a text, and what the text adds to them.
 
-The library `licenseclassifier` finds the texts on SPDX's list; what stands outside of them is the residual. Its templates
-leave room for names in the middle of a text, and it finds nothing once a clause is put between two sentences, so the
-texts that labs change most often are also held against the words themselves (data/standard): a word of the text is
-known when four words in a row with it stand in the standard text, and what is not known is the residual.
+The library `licenseclassifier` finds the texts on SPDX's list; what stands outside of them is the residual. Its
+templates leave room for names in the middle of a text, and it finds nothing once a clause is put between two sentences,
+so the texts that labs change most often are also held against the words themselves (data/standard): a word of the text
+is known when four words in a row with it stand in the standard text, and what is not known is the residual.
 """
 
 import re
@@ -181,7 +181,9 @@ def _holds_more_than_a_name(sentence: str, reference: str) -> bool:
     known = _known(found, frozenset(_rows(words(reference))))
     _, never = _residual_patterns()
     strange = [word for word, is_known in zip(found, known, strict=True) if not is_known]
-    return not is_harmless(sentence) and (len(strange) > _MAX_NAME_WORDS or never.search(" ".join(strange)) is not None)
+    is_own_sentence = len(strange) == len(found) > _IN_A_ROW
+    is_long = is_own_sentence or len(strange) > _MAX_NAME_WORDS
+    return not is_harmless(sentence) and (is_long or never.search(" ".join(strange)) is not None)
 
 
 def _blank(text: str, spans: Sequence[tuple[int, int]]) -> str:

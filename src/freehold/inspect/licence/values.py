@@ -6,19 +6,23 @@ from typing import Any
 
 from freehold.inspect.licence.amounts import Amount, amounts
 
+_SHOW = r"display|show|feature|include|state|add|credit|carry|indicate|label|mention|mark|words?|name|phrase|text"
+_SHOW += "|显示|展示|标注"
 _SHOWN = re.compile(
-    r'\b(?:display|show|feature|include|state|add|credit|carry|indicate|label|mention|mark|words?|name|phrase|text|显示|展示|标注)\w*\b[^"]{0,60}'
-    r'"([^"]{2,80}?)[.,]?"(?:,? (?:or|and|and/or) "([^"]{2,80}?)[.,]?")?|"([^"]{2,80}?)[.,]?"[^"]{0,60}\b(?:displayed|shown|placed|appear|visible)\b',
+    rf'\b(?:{_SHOW})\w*\b[^"]{{0,60}}"([^"]{{2,80}}?)[.,]?"(?:,? (?:or|and|and/or) "([^"]{{2,80}}?)[.,]?")?'
+    r'|"([^"]{2,80}?)[.,]?"[^"]{0,60}\b(?:displayed|shown|placed|appear|visible)\b',
     re.IGNORECASE,
 )
 _URL = re.compile(
     r"https?://[^\s)\]\"']{4,200}|\b[a-z0-9.-]+\.(?:com|ai|org|dev|cn|io)/[^\s)\]\"',;]{2,120}", re.IGNORECASE
 )
+_LAND = r"[A-Z][\w.'-]*"
 _LAWS = (
     re.compile(
-        r"laws? of (?:the )?(?:(?:State|Commonwealth|Province) of )?(?:the )?(?P<law>[A-Z][\w.'-]*(?:(?: (?:of|and|the))*,? [A-Z][\w.'-]*){0,9})"
+        r"laws? of (?:the )?(?:(?:State|Commonwealth|Province) of )?(?:the )?"
+        rf"(?P<law>{_LAND}(?:(?: (?:of|and|the))*,? {_LAND}){{0,9}})"
     ),
-    re.compile(r"(?:under|by|with) (?:the )?(?P<law>[A-Z][\w.'-]*(?: [A-Z][\w.'-]*){0,3}) laws?\b"),
+    re.compile(rf"(?:under|by|with|follow) (?:the )?(?P<law>{_LAND}(?: {_LAND}){{0,3}}) laws?\b"),
     re.compile(r"受(?P<law>[\u4e00-\u9fff]{2,12}?)法律"),
 )
 _PREFIX = re.compile(r'"([^"]{2,60}?)[.,]?"')
@@ -149,7 +153,11 @@ READERS: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "only_multimodal": _flag("only_multimodal", r"\bmulti-?modal\b"),
     "end_users_exempt": _flag("end_users_exempt", r"\bnot apply to end users\b"),
     "except_own": _flag("except_own", r"\b(?:exclud\w+|except|other than)\b"),
-    "commercial_only": _flag("commercial_only", r"\bcommercially using\b|\bcommercial(?:ly)? (?:use|purposes?|products?|services?)\b|\bfor commercial\b|商业|商用"),
+    "commercial_only": _flag(
+        "commercial_only",
+        r"\bcommercially using\b|\bcommercial(?:ly)? (?:use|purposes?|products?|services?)\b|\bfor commercial\b"
+        r"|商业|商用",
+    ),
     "only_on_training": _flag("only_on_training", r"\bif you use\b.{0,120}\bto (?:create|train|fine|improve|build)"),
     "covers_service": _flag("covers_service", r"\bproducts? or services?\b|\bhosted service\b|\bservices?\b"),
 }
