@@ -375,11 +375,9 @@ def _only_shows(clause: Clause) -> bool:
     return clause.kind.endswith("_threshold") and clause.values["effects"] == ["display"]
 
 
-def restore(kind: str, quote: str, values: Mapping[str, Any], line: int) -> Clause:
-    """A clause from what is kept of it in a record."""
+def restore(kind: str, quote: str, values: Mapping[str, Any]) -> Clause:
+    """A clause from what is kept of it in a record; it has no line, for its text is not at hand."""
     if kind == "field_of_use":
-        return Clause(
-            kind, "Prohibited use", Sort.LIMIT, f"Not for: {field_label(values['field'])}.", quote, values, "", line
-        )
+        return Clause(kind, "Prohibited use", Sort.LIMIT, f"Not for: {field_label(values['field'])}.", quote, values)
     rule = next(rule for rule in _rules() if rule.kind == kind)
-    return Clause(kind, rule.label, rule.sort, _plain(rule, values), quote, values, "", line)
+    return Clause(kind, rule.label, rule.sort, _plain(rule, values), quote, values)

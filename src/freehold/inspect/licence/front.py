@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from freehold.inspect.artefacts import Artefacts
 from freehold.inspect.findings import Evidence
+from freehold.inspect.licence.prose import printable
 
 _CARDS = ("readme.md", "model_card.md", "modelcard.md", "readme.txt", "readme")
 _MAX_FRONT_LINES = 2000
@@ -60,7 +61,7 @@ def front_matter(file: str, text: str) -> Mapping[str, list[Field]]:
             continue
         known = fields.setdefault(key, [])
         place = f"front matter, {key} (line {number})"
-        known += [Field(value, Evidence(file, place, line.strip()[:_MAX_VALUE])) for value in values][
+        known += [Field(value, Evidence(file, place, printable(line)[:_MAX_VALUE])) for value in values][
             : _MAX_ITEMS - len(known)
         ]
     return {}  # no end: not a front matter
@@ -69,5 +70,5 @@ def front_matter(file: str, text: str) -> Mapping[str, list[Field]]:
 def _values(text: str) -> list[str]:
     text = re.sub(r"\s#.*$", "", text).strip()
     items = text[1:-1].split(",") if text.startswith("[") and text.endswith("]") else [text]
-    values = [item.strip().strip("'\"").strip()[:_MAX_VALUE] for item in items]
+    values = [printable(item.strip().strip("'\""))[:_MAX_VALUE] for item in items]
     return [value for value in values if value and value not in ("|", ">", "null", "~")]

@@ -54,13 +54,20 @@ def by_tag(tag: str) -> list[Known]:
     return [_known(record, 0.0) for record in _records() if tag.lower() in record["tags"]]
 
 
+def policy_clauses(name: str) -> list[Clause]:
+    """Clauses of the other texts that go by the same tags as the known text of this name."""
+    tags = {tag for entry in _records() if entry["name"] == name for tag in entry["tags"]}
+    others = [entry for entry in _records() if entry["name"] != name and tags & set(entry["tags"])]
+    return [clause for entry in others for clause in _known(entry, 0.0).clauses]
+
+
 def record(text: str, name: str, identifier: str, source: str, tags: Sequence[str]) -> dict[str, Any]:
     """What is kept of a text."""
     prose = Prose.of(text)
     found = words(prose.content)
     sample = sorted(_hashes(found))[:_SAMPLE]
     clauses = [
-        {"kind": clause.kind, "line": clause.line, "quote": _short(clause.quote), "values": dict(clause.values)}
+        {"kind": clause.kind, "quote": _short(clause.quote), "values": dict(clause.values)}
         for clause in find_clauses(prose.sentences())
     ]
     return {
@@ -76,7 +83,7 @@ def record(text: str, name: str, identifier: str, source: str, tags: Sequence[st
 
 
 def _known(entry: Mapping[str, Any], likeness: float) -> Known:
-    clauses = tuple(restore(c["kind"], c["quote"], c["values"], c["line"]) for c in entry["clauses"])
+    clauses = tuple(restore(c["kind"], c["quote"], c["values"]) for c in entry["clauses"])
     return Known(entry["name"], entry["identifier"], tuple(entry["tags"]), entry["source"], likeness, clauses)
 
 

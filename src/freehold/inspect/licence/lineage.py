@@ -12,6 +12,7 @@ from freehold.inspect.findings import Evidence
 from freehold.inspect.licence.clauses import DATA
 from freehold.inspect.licence.detect import detect_name
 from freehold.inspect.licence.front import Card
+from freehold.inspect.licence.prose import printable
 from freehold.inspect.licence.terms import Finding, Parent
 
 _MAX_PARENTS = 20
@@ -74,7 +75,8 @@ def _declared(artefacts: Artefacts, card: Card) -> Iterator[tuple[str, str, Evid
     for field in card.fields.get("base_model", []):
         yield field.value, relation, field.evidence
     if isinstance(adapter, dict) and isinstance(base := adapter.get("base_model_name_or_path"), str) and base:
-        yield base[:_MAX_NAME], "adapter", Evidence("adapter_config.json", "base_model_name_or_path", base[:_MAX_NAME])
+        base = printable(base[:_MAX_NAME])
+        yield base, "adapter", Evidence("adapter_config.json", "base_model_name_or_path", base)
     yield from _gguf_bases(artefacts)
     for file in ("mergekit_config.yml", "mergekit_config.yaml"):
         text = artefacts.text(file, 1 << 16)
@@ -83,7 +85,8 @@ def _declared(artefacts: Artefacts, card: Card) -> Iterator[tuple[str, str, Evid
             yield match[1], "merge", Evidence(file, f"line {line}", match[0].strip())
     base = artefacts.config.get("_name_or_path")
     if isinstance(base, str) and base and not _is_itself(base, artefacts):
-        yield base[:_MAX_NAME], "derived", Evidence("config.json", "_name_or_path", base[:_MAX_NAME])
+        base = printable(base[:_MAX_NAME])
+        yield base, "derived", Evidence("config.json", "_name_or_path", base)
 
 
 def _gguf_bases(artefacts: Artefacts) -> Iterator[tuple[str, str, Evidence]]:
@@ -93,8 +96,9 @@ def _gguf_bases(artefacts: Artefacts) -> Iterator[tuple[str, str, Evidence]]:
             place = f"general.base_model.{index}.{key}"
             value = metadata.get(place)
             if isinstance(value, str) and value and key != "organization":
-                name = re.sub(r"^https?://[^/]+/", "", value)[:_MAX_NAME]
-                yield name, "quantized or derived", Evidence(artefacts.gguf_files[0].name, place, value[:_MAX_NAME])
+                value = printable(value[:_MAX_NAME])
+                name = re.sub(r"^https?://[^/]+/", "", value)
+                yield name, "quantized or derived", Evidence(artefacts.gguf_files[0].name, place, value)
                 break
 
 
@@ -104,12 +108,13 @@ def _own_names(artefacts: Artefacts, card: Card) -> Iterator[tuple[str, str, Evi
         value = artefacts.gguf.get(key)
         if isinstance(value, str):
             size = artefacts.gguf.get("general.size_label")
+            value = printable(value[:_MAX_NAME])
             name = f"{value} {size}" if key == "general.basename" and isinstance(size, str) else value
-            yield name[:_MAX_NAME], _ITSELF, Evidence(artefacts.gguf_files[0].name, key, value[:_MAX_NAME])
+            yield name[:_MAX_NAME], _ITSELF, Evidence(artefacts.gguf_files[0].name, key, value)
     title = re.search(r"^#\s+(.{2,100})$", card.text[:20_000], re.MULTILINE)
     if title:
         line = card.text[: title.start()].count("\n") + 1
-        yield title[1], _ITSELF, Evidence(card.file, f"line {line}", title[1])
+        yield printable(title[1]), _ITSELF, Evidence(card.file, f"line {line}", printable(title[1]))
 
 
 def _is_itself(path: str, artefacts: Artefacts) -> bool:

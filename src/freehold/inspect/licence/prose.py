@@ -18,10 +18,12 @@ MAX_SENTENCES = 2000  # the longest has 500
 MAX_SENTENCE = 3000
 _MAX_HEAD = 400
 
-_INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_INVISIBLE = re.compile(
+    r"\x1b\[[0-9;?]{0,20}[A-Za-z]|[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
+)
 _FOLD = str.maketrans("“”„«»‘’‐‑–—<>", '"""""\'\'----  ')
 _SINGLE_QUOTED = re.compile(r"(?<![\w'])'([A-Z][^'\n\"]{2,60})'(?![\w'])")
-_WORD = re.compile(r"[^\W_]+(?:'[a-z]+)?", re.UNICODE)
+_WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+(?:'[a-z]+)?")
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?:[^\n]*\n){1,2000}?---[ \t]*(?:\n|\Z)")
 
 _NUMBERED = r"(?:[a-zA-Z]|[ivxIVX]{1,4}|\d{1,2}(?:\.\d{1,2}){0,3})[.)、]"
@@ -74,6 +76,11 @@ class Prose:
     def has_more(self) -> bool:
         """Whether there is more than is read of it."""
         return self.is_cut or next(islice(_sentences(self.content), MAX_SENTENCES, None), None) is not None
+
+
+def printable(text: str) -> str:
+    """A text without control characters and invisible ones, on one line."""
+    return " ".join(_INVISIBLE.sub("", text).split())
 
 
 def words(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from freehold.inspect.findings import Evidence
 from freehold.inspect.licence.detect import detect, detect_name
 from freehold.inspect.licence.expression import names
 from freehold.inspect.licence.front import Card, Field
-from freehold.inspect.licence.prose import Prose
+from freehold.inspect.licence.prose import Prose, printable
 from freehold.inspect.licence.terms import Finding
 
 _MAX_TEXT_BYTES = 1 << 20
@@ -32,6 +32,11 @@ _OTHERS = re.compile(
 )
 _TEXT_NAMES = ("", ".txt", ".md", ".rst", ".markdown", ".text")
 
+_SCOPE_NAMES = {
+    "code": re.compile(r"(?:^|[/_. -])(?:code|src)(?:[/_. -]|$)", re.IGNORECASE),
+    "data": re.compile(r"(?:^|[/_. -])(?:data|datasets?|corpus)(?:[/_. -]|$)", re.IGNORECASE),
+    "weights": re.compile(r"(?:^|[/_. -])(?:models?|weights?|checkpoints?)(?:[/_. -]|$)", re.IGNORECASE),
+}
 _SAYS = re.compile(
     r"\b(?:licen[sc]ed?|released|distributed|available|subject to|governed by|published|open-?sourced)\b", re.IGNORECASE
 )
@@ -79,7 +84,7 @@ def _files(artefacts: Artefacts) -> Iterator[Source]:
     count = 0
     for file in artefacts.files:
         base = file.name.rsplit("/", 1)[-1]
-        stem, dot, suffix = base.rpartition(".")
+        _, dot, suffix = base.rpartition(".")
         is_text = (dot + suffix).lower() in _TEXT_NAMES or not dot or suffix.isdigit() or len(suffix) > 6
         is_policy = _POLICY_FILE.match(base) is not None
         if not is_text or file.outside or _OTHERS.search(file.name) or not (is_policy or _LICENCE_FILE.match(base)):
@@ -95,20 +100,16 @@ def _files(artefacts: Artefacts) -> Iterator[Source]:
         first = next((s for s in Prose.of(text.content, 2000).sentences()), None)
         place = f"line {first.line}" if first else "file"
         yield Source(
-            _scope_of(file.name, stem or base),
+            _scope_of(file.name),
             kind,
             Evidence(file.name, place, first.text[:200] if first else ""),
             finding,
         )
 
 
-def _scope_of(name: str, stem: str) -> str:
-    path = name.lower()
-    if re.search(r"code|(?:^|/)src/", path):
-        return "code"
-    if re.search(r"data(?:set)?s?(?:[-_./]|$)|corpus", path):
-        return "data"
-    return "weights" if re.search(r"model|weight", path) else ""
+def _scope_of(name: str) -> str:
+    """The part that a file's name or folder speaks of; empty when it does not say."""
+    return next((scope for scope, pattern in _SCOPE_NAMES.items() if pattern.search(name)), "")
 
 
 def _fields(artefacts: Artefacts, card: Card) -> Iterator[Source]:
@@ -120,14 +121,15 @@ def _fields(artefacts: Artefacts, card: Card) -> Iterator[Source]:
     yield from _named(_gguf_fields(artefacts))
     config = artefacts.config.get("license")
     if isinstance(config, str):
-        yield from _named([Field(config, Evidence("config.json", "license", config[:200]))])
+        config = printable(config[:200])
+        yield from _named([Field(config, Evidence("config.json", "license", config))])
 
 
 def _gguf_fields(artefacts: Artefacts) -> list[Field]:
     for key in ("general.license", "general.license.name"):
         value = artefacts.gguf.get(key)
         if isinstance(value, str) and detect_name(value):
-            return [Field(value, Evidence(artefacts.gguf_files[0].name, key, value[:200]))]
+            return [Field(printable(value), Evidence(artefacts.gguf_files[0].name, key, printable(value[:200])))]
     return []
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from freehold.inspect.licence.amounts import Amount, amounts
 
-_SHOW = r"display|show|feature|include|state|add|credit|carry|indicate|label|mention|mark|words?|name|phrase|text"
+_SHOW = (
+    r"display|show|feature|include|state|add|credit|carry|indicate|label|mention|mark|words?|name|phrase|text(?! file)"
+)
 _SHOW += "|显示|展示|标注"
 _SHOWN = re.compile(
     rf'\b(?:{_SHOW})\w*\b[^"]{{0,60}}"([^"]{{2,80}}?)[.,]?"(?:,? (?:or|and|and/or) "([^"]{{2,80}}?)[.,]?")?'
