@@ -63,6 +63,16 @@ UNSEEN = [
     ("If you sue Acme for patent infringement, your rights under this licence end.", "litigation", {}),
     ("Derivative models must be released under this same licence.", "share_alike", {}),
     ("Attempts to remove the safety filters of the Model are prohibited.", "guardrails", {}),
+    ("The permissions above lapse once your service has been used by 80 million people in a calendar month.", "users_threshold", {"users": 8e7, "effects": ["ends"]}),
+    ("Businesses earning over £3 million a year need the Enterprise Licence.", "revenue_threshold", {"revenue": 3e6, "currency": "GBP"}),
+    ("A royalty of five percent of net sales is due each quarter.", "royalty", {"percent": 5}),
+    ("The Model is not offered to residents of the EU.", "territory", {"regions": ["EU"]}),
+    ("Excluding the European Union, rights are granted worldwide.", "territory", {"regions": ["EU"]}),
+    ("Every agreement by which you pass the model on has to contain the restrictions of section 4 as binding terms.", "pass_on", {}),
+    ("Swiss law applies to this agreement.", "law", {"law": "Swiss"}),
+    ("Providing access to the Model through an API to third parties is not permitted.", "hosting", {}),
+    ("这些模型不得用于武器研发。", "field_of_use", {"field": "weapons"}),
+    ("Any public demo must include the text \"Nova by Acme\" in its user interface.", "display", {"names": ["Nova by Acme"]}),
     ("You shall always use the latest version of the Model.", "latest_version", {}),
 ]  # fmt: skip
 

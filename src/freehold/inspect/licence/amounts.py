@@ -27,6 +27,7 @@ _AMOUNT = re.compile(
     r"|(?P<chinese>\d[\d,]{0,15}(?:\.\d{1,3})?|[一二两三四五六七八九十])\s?(?P<chinese_scale>百万|千万|十亿|万|亿))",
     re.IGNORECASE,
 )
+_PERCENT_IN_WORDS = re.compile(rf"\b({_NUMBER_WORD})(?:[\s-]({_NUMBER_WORD}))? per ?cent", re.IGNORECASE)
 _CURRENCY_AFTER = re.compile(
     r"\s*(?:\([\d,. ]{1,20}\)\s*)?(?P<name>(?:US |U\.S\. |United States )?dollars?|USD|EUR|euros?|GBP|pounds?"
     r"|CNY|RMB|yuan|renminbi|美元|人民币|元|欧元)",
@@ -80,7 +81,8 @@ class Amount:
 
 def amounts(text: str) -> list[Amount]:
     """Amounts of users, money and per cent in one sentence; bare numbers are none."""
-    found = []
+    in_words = _PERCENT_IN_WORDS.finditer(text)
+    found = [Amount("percent", float(_words_value(match[0].lower()))) for match in in_words]
     for match in _AMOUNT.finditer(text):
         value = _value(match)
         before, after = text[max(0, match.start() - 120) : match.start()], text[match.end() : match.end() + 120]

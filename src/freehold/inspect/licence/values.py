@@ -24,6 +24,7 @@ _LAWS = (
         r"laws? of (?:the )?(?:(?:State|Commonwealth|Province) of )?(?:the )?"
         rf"(?P<law>{_LAND}(?:(?: (?:of|and|the))*,? {_LAND}){{0,9}})"
     ),
+    re.compile(rf"(?P<law>{_LAND}(?: {_LAND}){{0,3}}) laws? (?:shall )?(?:appl|govern)"),
     re.compile(rf"(?:under|by|with|follow) (?:the )?(?P<law>{_LAND}(?: {_LAND}){{0,3}}) laws?\b"),
     re.compile(r"受(?P<law>[\u4e00-\u9fff]{2,12}?)法律"),
 )
