@@ -19,7 +19,7 @@ from freehold.inspect.licence.terms import Clause
 
 _IN_A_ROW = 5
 _SAMPLE = 64
-_MAX_STORED_QUOTE = 160
+_MAX_STORED_QUOTE = 120
 
 
 @dataclass(frozen=True, slots=True)

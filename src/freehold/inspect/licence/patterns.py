@@ -21,10 +21,6 @@ class Pattern:
     def __init__(self, source: str, macros: Mapping[str, str]):
         self.alternatives = [_cut(part) for part in _split(fold(expand(source, macros)))]
 
-    def spans(self, text: "Text", index: int) -> list[Span]:
-        """Where it matches in sentence `index`, as places in that sentence."""
-        return [span for pieces in self.alternatives for span in _join(text, index, pieces)]
-
     def matches(self, text: "Text", index: int) -> bool:
         return any(_join(text, index, pieces) for pieces in self.alternatives)
 

@@ -155,12 +155,10 @@ READERS: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "threshold": threshold,
     "only_multimodal": _flag("only_multimodal", r"\bmulti-?modal\b"),
     "end_users_exempt": _flag("end_users_exempt", r"\bnot apply to end users\b"),
-    "except_own": _flag("except_own", r"\b(?:exclud\w+|except|other than)\b"),
     "commercial_only": _flag(
         "commercial_only",
         r"\bcommercially using\b|\bcommercial(?:ly)? (?:use|purposes?|products?|services?)\b|\bfor commercial\b"
         r"|商业|商用",
     ),
     "only_on_training": _flag("only_on_training", r"\bif you use\b.{0,120}\bto (?:create|train|fine|improve|build)"),
-    "covers_service": _flag("covers_service", r"\bproducts? or services?\b|\bhosted service\b|\bservices?\b"),
 }
