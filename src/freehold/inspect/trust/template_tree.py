@@ -31,7 +31,7 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A text that the template may insert, with the triggers among its conditions, and whether these are about tools."""
+    """A text that the template may insert, with the triggers in its conditions, and whether these are about tools."""
 
     text: str
     line: int
