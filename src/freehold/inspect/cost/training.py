@@ -95,8 +95,8 @@ def training_of(card: Card, active_parameters: Claim | None) -> Training:
     accelerator = _accelerator(card, said)
     return Training(
         active_parameters or _parameters(card, said),
-        _most(card, _tokens(said, cells)),
-        _hours(card, said, cells, active_parameters),
+        _own(card, cells, "token", active_parameters) or _most(card, _tokens(said, cells)),
+        _own(card, cells, "hours", active_parameters) or _most(card, _hours(said, cells)),
         accelerator[0] if accelerator else None,
         accelerator[1] if accelerator else None,
     )
@@ -124,27 +124,35 @@ def _number(found: re.Match[str]) -> float:
     return float(found["number"].rstrip(",").replace(",", "")) * (_FACTORS[unit.lower()] if unit else 1.0)
 
 
+def _own(card: Card, cells: list["_Cell"], header: str, active: Claim | None) -> Claim | None:
+    """What a table says in the row of a model of this size: cards speak of several."""
+    for cell in cells if active else ():
+        if (
+            header in cell.header.lower()
+            and active
+            and _names_size(cell.row, active.value)
+            and (v := _value(cell.text))
+        ):
+            return Claim(v, card.line_evidence(cell.sentence))
+    return None
+
+
 def _tokens(said: list[Sentence], cells: list["_Cell"]) -> Iterator[tuple[float, Sentence]]:
     for sentence in said:
         if _TRAINED.search(sentence.text) or _TRAINED.search(sentence.heading):
             for found in _TOKENS.finditer(sentence.text):
                 yield _number(found), sentence
-    for cell in cells:
-        if "token" in cell.header.lower() and (found := re.match(rf"{_NUMBER}\s*{_UNIT}", cell.text, re.IGNORECASE)):
-            yield _number(found), cell.sentence
+    yield from ((v, c.sentence) for c in cells if "token" in c.header.lower() and (v := _value(c.text)))
 
 
-def _hours(card: Card, said: list[Sentence], cells: list["_Cell"], active: Claim | None) -> Claim | None:
-    of_rows = [(v, cell) for cell in cells if "hours" in cell.header.lower() and (v := _value(cell.text))]
-    if active and (own := [(v, cell) for v, cell in of_rows if _names_size(cell.row, active.value)]):
-        return Claim(own[0][0], card.line_evidence(own[0][1].sentence))
-    stated = [(v, cell.sentence) for v, cell in of_rows]
+def _hours(said: list[Sentence], cells: list["_Cell"]) -> Iterator[tuple[float, Sentence]]:
+    yield from ((v, c.sentence) for c in cells if "hours" in c.header.lower() and (v := _value(c.text)))
     for sentence in said:
-        machines = (f for f in _HOURS.finditer(sentence.text) if _about_machines(f))
-        stated += [(_number(found), sentence) for found in machines]
+        for found in _HOURS.finditer(sentence.text):
+            if _about_machines(found):
+                yield _number(found), sentence
         if (days := _DAYS.search(sentence.text)) and _TRAINED.search(sentence.text):
-            stated += [(hours, sentence) for hours in _machine_days(sentence.text, days)]
-    return _most(card, stated)
+            yield from ((hours, sentence) for hours in _machine_days(sentence.text, days))
 
 
 def _about_machines(found: re.Match[str]) -> bool:

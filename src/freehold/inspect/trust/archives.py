@@ -20,7 +20,7 @@ from freehold.inspect.trust.pickles import Pickle, looks_like_pickle, read_pickl
 
 MAX_MEMBERS = 10_000
 MAX_DIRECTORY_BYTES = 64 << 20  # of a zip file
-BOMB_RATIO, BOMB_BYTES = 100, 128 << 20  # both together: a file of zeros is no bomb while it is small
+BOMB_RATIO, BOMB_BYTES = 100, 64 << 20  # both together: a file of zeros is no bomb while it is small
 _TAIL_BYTES = 65_557  # a comment of 65,535 bytes and the record before it
 
 
@@ -115,7 +115,7 @@ def _member(name: str, num_bytes: int, stream: Any) -> Member:
     buffered = io.BufferedReader(stream, 16 * HEAD_BYTES)
     head = buffered.peek(HEAD_BYTES)[:HEAD_BYTES]
     kind = kind_of(head, num_bytes)
-    if kind not in ("pickle", "text"):
+    if kind not in ("pickle", "text", "data"):
         return Member(name, kind)
     pickle = read_pickles(buffered)
     if looks_like_pickle(head, pickle):

@@ -41,7 +41,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 def kind_of(head: bytes, num_bytes: int) -> str:
     """The kind of a file from its first HEAD_BYTES and its size; "text" and "data" are what is left over.
 
-    Pickles without a mark (protocols 0 and 1) read as text here: `pickles.read_pickles` tells.
+    Pickles without a mark (protocols 0 and 1) are text or data here: `pickles.read_pickles` tells.
     """
     if not num_bytes:
         return "empty"
@@ -50,10 +50,11 @@ def kind_of(head: bytes, num_bytes: int) -> str:
             return kind
     if head[:2] == b"MZ" and _is_pe(head):
         return "Windows executable"
-    if head[:1] == b"\x80" and head[1:2] and head[1] <= 5:
-        return "pickle"
+    # Before pickles: a header of 1,152 bytes gives the first bytes of one.
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= max(num_bytes, HEAD_BYTES):
         return "safetensors"
+    if head[:1] == b"\x80" and head[1:2] and head[1] <= 5:
+        return "pickle"
     if len(head) > 4 and head[2:4] == b"\r\n" and 0x0C < head[1] < 0x10:
         return "compiled Python"
     if head.startswith(b"version https://git-lfs.github.com/spec/v1"):

@@ -69,7 +69,7 @@ class Examination:
             head = stream.read(HEAD_BYTES)
         kind = kind_of(head, file.num_bytes)
         pickle = None
-        if kind in ("pickle", "text"):
+        if kind in ("pickle", "text", "data"):
             pickle = self._read_pickle(file, head)
             if kind == "pickle" and pickle is None:
                 kind = "data"

@@ -55,4 +55,4 @@ def is_invisible(character: str) -> bool:
 
 
 def _escaped(character: str) -> str:
-    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character) or f"\\u{{{ord(character):04x}}}"
+    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character) or f"\\u{ord(character):04x}"

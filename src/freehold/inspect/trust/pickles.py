@@ -5,6 +5,7 @@ file is damaged, since a loader runs them up to the damage.
 """
 
 import pickletools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BufferedReader
@@ -33,7 +34,7 @@ _HARMLESS = {
     "torch.device", "torch.serialization._get_layout", "torch.storage.TypedStorage", "torch.storage.UntypedStorage",
     "torch.Tensor", "torch.nn.parameter.Parameter",
 }  # fmt: skip
-_RUNS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
+_GLOBAL = re.compile(r"[A-Za-z_][\w.]*")
 _TEXT_OPCODES = {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 
 
@@ -43,7 +44,6 @@ class Pickle:
 
     imports: frozenset[str]
     opcodes: int
-    runs_code: bool
     is_whole: bool
 
     @property
@@ -59,7 +59,7 @@ class Pickle:
 def read_pickles(stream: BufferedReader) -> Pickle | None:
     """All pickles that stand one after the other from here; None when there is not even one opcode of a pickle."""
     imports: set[str] = set()
-    opcodes, runs, whole = 0, False, False
+    opcodes, whole = 0, False
     for number in range(MAX_PICKLES):
         first = stream.peek(1)[:1]
         if not first or (number and first != b"\x80"):
@@ -68,20 +68,22 @@ def read_pickles(stream: BufferedReader) -> Pickle | None:
         reader.read(pickletools.genops(_Capped(stream)), MAX_OPCODES - opcodes)  # type: ignore[arg-type]
         imports |= reader.imports
         opcodes += reader.opcodes
-        runs |= reader.runs
         whole = reader.is_whole
         if not whole or opcodes >= MAX_OPCODES:
             break
-    return Pickle(frozenset(imports), opcodes, runs, whole) if opcodes else None
+    return Pickle(frozenset(imports), opcodes, whole) if opcodes else None
 
 
 def looks_like_pickle(head: bytes, found: Pickle | None) -> bool:
-    """Whether bytes that parse as a pickle are one: any text that begins with a full stop parses too."""
+    """Whether bytes that parse as a pickle are one: lists of words parse too, for a while."""
     if found is None:
         return False
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         return found.is_whole or found.opcodes >= 5
-    return bool(found.imports) and (found.is_whole or found.runs_code)  # protocols 0 and 1 have no mark
+    # Protocols 0 and 1 have no mark.
+    return all(_GLOBAL.fullmatch(name) for name in found.imports) and (
+        bool(found.dangerous) or (found.is_whole and bool(found.imports))
+    )
 
 
 class _Capped:
@@ -103,7 +105,7 @@ class _Reader:
     def __init__(self) -> None:
         self.imports: set[str] = set()
         self.opcodes = 0
-        self.runs = self.is_whole = False
+        self.is_whole = False
         self._recent: list[str] = []
         self._memo: dict[int, str] = {}
         self._pushed: str | None = None
@@ -121,7 +123,6 @@ class _Reader:
             return
 
     def _take(self, name: str, argument: Any) -> None:
-        self.runs |= name in _RUNS
         if name in ("GLOBAL", "INST"):
             self.imports.add(str(argument).replace(" ", ".", 1))
         elif name == "STACK_GLOBAL":
