@@ -49,7 +49,13 @@ OLMO_7B = COMMON | {
     "model_type": "olmo2", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 100352, "max_position_embeddings": 4096,
 }  # fmt: skip
-OLMO_13B = OLMO_7B | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40, "num_key_value_heads": 40}
+OLMO_13B = OLMO_7B | {
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 40,
+}
 QWEN_NEXT = COMMON | {
     "model_type": "qwen3_next", "hidden_size": 2048, "intermediate_size": 5120, "moe_intermediate_size": 512,
     "num_hidden_layers": 48, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256, "num_experts": 512,
@@ -160,7 +166,7 @@ def test_the_row_of_the_same_size_counts(tmp_path):
 
 @pytest.mark.parametrize(("config", "tokens", "flops"), [(OLMO_7B, 4.05, 1.8e23), (OLMO_13B, 5.6, 4.6e23)])
 def test_olmo_2_without_hours(tmp_path, config, tokens, flops):
-    card = f"""Two models trained on up to 5.6T tokens.
+    card = """Two models trained on up to 5.6T tokens.
 
 | Size | Training Tokens | Layers |
 | --- | --- | --- |
@@ -247,7 +253,10 @@ def test_weights_of_a_real_file(real_model):
     from freehold.api import describe
 
     told = describe(str(real_model), context=1024)
-    assert (told["parameters"], told["memory"]["kv_bytes_at_context"]) == (sizes.stored_values, sizes.shape.cache_bytes(1024))
+    assert (told["parameters"], told["memory"]["kv_bytes_at_context"]) == (
+        sizes.stored_values,
+        sizes.shape.cache_bytes(1024),
+    )
 
 
 def test_chosen_experts_alone_are_read(tmp_path):
@@ -283,7 +292,9 @@ def test_a_family_that_is_not_here_is_not_guessed(tmp_path):
     assert report.to_dict()["parameters"]["total"] is None
 
 
-@pytest.mark.parametrize("config", [{"model_type": []}, {"model_type": "llama"}, {"model_type": "llama", "text_config": 7}])
+@pytest.mark.parametrize(
+    "config", [{"model_type": []}, {"model_type": "llama"}, {"model_type": "llama", "text_config": 7}]
+)
 def test_a_damaged_config_is_said(tmp_path, config):
     assert rows(examine(folder(tmp_path, config)))["Shapes"].status is Status.UNKNOWN
 
@@ -314,7 +325,9 @@ def test_measured_on_a_real_model(smollm):
     assert measured.decode_tokens_per_s > 0
     assert measured.joules_per_token > 0
     assert measured.threads >= 1
-    assert measured.is_estimate == (not any(os.access(p, os.R_OK) for p in Path("/sys/class/powercap").glob("*/energy_uj")))
+    assert measured.is_estimate == (
+        not any(os.access(p, os.R_OK) for p in Path("/sys/class/powercap").glob("*/energy_uj"))
+    )
 
 
 def counter(root, name, value):
@@ -361,7 +374,12 @@ def test_one_name_however_written(ours, theirs):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Kimi-K2-Thinking", "kimi-k2"), ("DeepSeek-V3", "deepseek-v3.1"), ("Llama-3.1-8B", "llama-3.1-70b"), ("GLM-4.6", "glm-4.6v")],
+    [
+        ("Kimi-K2-Thinking", "kimi-k2"),
+        ("DeepSeek-V3", "deepseek-v3.1"),
+        ("Llama-3.1-8B", "llama-3.1-70b"),
+        ("GLM-4.6", "glm-4.6v"),
+    ],
 )
 def test_other_models_stay_others(one, other):
     assert canonical(one) != canonical(other)
@@ -376,7 +394,11 @@ def test_offers_of_a_model_are_listed(tmp_path):
 
 
 def test_free_and_batch_offers_do_not_count():
-    offers = [ListPrice("P", "kimi-k2:free", 0.1, 0.1), ListPrice("P", "kimi-k2", 1, 2), ListPrice("Q", "x/kimi-k2", 1, 1)]
+    offers = [
+        ListPrice("P", "kimi-k2:free", 0.1, 0.1),
+        ListPrice("P", "kimi-k2", 1, 2),
+        ListPrice("Q", "x/kimi-k2", 1, 1),
+    ]
     assert [price.provider for price in prices_of(["moonshotai/Kimi-K2-Instruct"], offers)] == ["Q", "P"]
 
 

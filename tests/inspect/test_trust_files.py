@@ -135,7 +135,9 @@ def test_python_is_found_by_content_and_by_name(tmp_path):
     (tmp_path / "notes.txt").write_text("import subprocess\ndef go():\n    subprocess.run(['ls'])\n")
     (tmp_path / "LICENSE").write_text("Permission is hereby granted to import this and that.\n")
     assert "modeling_x.py: is Python code" in said(tmp_path, Severity.NOTE)
-    assert "notes.txt: is Python code, whatever its name that reaches for subprocess" in said(tmp_path, Severity.CAUTION)
+    assert "notes.txt: is Python code, whatever its name that reaches for subprocess" in said(
+        tmp_path, Severity.CAUTION
+    )
     assert not any("LICENSE" in text for text in said(tmp_path))
 
 
@@ -174,7 +176,10 @@ def test_a_zip_bomb_of_members_that_overlap(tmp_path):
     packed = zlib.compress(bytes(50_000), 9)[2:-4]
     name = b"0"
     local = struct.pack("<IHHHHHIIIHH", 0x04034B50, 20, 0, 8, 0, 0, 0, len(packed), 50_000, 1, 0) + name + packed
-    entry = struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, 0, 8, 0, 0, 0, len(packed), 50_000, 1, 0, 0, 0, 0, 0, 0) + name
+    entry = (
+        struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, 0, 8, 0, 0, 0, len(packed), 50_000, 1, 0, 0, 0, 0, 0, 0)
+        + name
+    )
     count = 500
     end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, count, count, count * len(entry), len(local), 0)
     (tmp_path / "x.zip").write_bytes(local + entry * count + end)
@@ -191,7 +196,11 @@ def test_compressed_bombs(tmp_path, name, open_, small_bombs):
 
 def test_what_an_archive_holds(tmp_path):
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
-        for name, content in (("../../etc/cron", b"x"), ("a.bin", pickle.dumps(Runs())), ("tool", b"\x7fELF" + bytes(60))):
+        for name, content in (
+            ("../../etc/cron", b"x"),
+            ("a.bin", pickle.dumps(Runs())),
+            ("tool", b"\x7fELF" + bytes(60)),
+        ):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
@@ -265,12 +274,20 @@ def test_an_honest_folder_has_nothing_said(tmp_path, smollm):
     (tmp_path / "config.json").write_text("{}")
     shutil.copy(smollm, tmp_path / "m.gguf")
     report = examine(Artefacts(tmp_path))
-    assert report.worst is Severity.NOTE
     assert report.verdict == "nothing dangerous found in 3 files"
     assert report.sha256["m.gguf"] == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    assert [(t.entry.name, t.same) for t in report.templates] == [("smollm2-135m", True)]
     labels = {row.label: row.status.value for row in report.section().rows}
     assert labels == {
         "Files": "neutral", "Structure": "good", "Code": "good", "Chat template": "good", "Tokenizer": "good",
         "Tensors": "good", "Signature": "unknown",
     }  # fmt: skip
     json.dumps(report.to_dict())
+
+
+def test_a_real_model_raises_no_alarm(qwen):
+    report = examine(Artefacts(qwen), hash_files=False)
+    assert report.worst is Severity.NOTE
+    assert report.sampled.num_tensors == report.sampled.total_tensors == 291
+    assert report.vocabularies == {qwen.name: 151936}
+    assert any("gives a system prompt of its own" in f.text for f in report.findings)

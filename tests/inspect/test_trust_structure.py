@@ -86,7 +86,7 @@ def test_everything_wrong_is_listed_not_only_the_first(tmp_path):
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_bytes_break_the_reader(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("fuzz") / "m.safetensors"
     path.write_bytes(data)
@@ -94,7 +94,7 @@ def test_no_bytes_break_the_reader(tmp_path_factory, data):
 
 
 @given(st.integers(0, 400), st.integers(0, 255))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_changed_byte_never_passes_where_the_format_refuses(tmp_path_factory, at, byte):
     path = write(tmp_path_factory.mktemp("fuzz") / "m.safetensors", SOUND, bytes(28))
     content = bytearray(path.read_bytes())
@@ -177,12 +177,6 @@ def test_a_hole_before_a_tensor_of_a_gguf(tmp_path):
     path.write_bytes(content[:-128] + bytes(96) + content[-128:])
     found = [f for f in examine(Artefacts(tmp_path), hash_files=False).findings if f.topic is Topic.STRUCTURE]
     assert [(f.place, f.text) for f in found] == [("u", "has 96 bytes before it, behind t, that nothing names")]
-
-
-def test_real_files_are_sound(real_model):
-    report = examine(Artefacts(real_model), hash_files=False)
-    assert [f for f in report.findings if f.topic in (Topic.STRUCTURE, Topic.TENSORS)] == []
-    assert report.sampled.num_tensors == report.sampled.total_tensors > 200
 
 
 # Statistics.

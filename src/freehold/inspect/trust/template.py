@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from freehold.errors import TemplateError
 from freehold.inspect.artefacts import Artefacts
 from freehold.inspect.trust.finding import Finding, Severity, Topic, is_invisible, visible
 from freehold.text.template import ChatTemplate, environment
@@ -163,7 +162,7 @@ class _Lint:
                 self._add(Severity.DANGER, node.lineno, "puts together the name of an interpreter's attribute")
 
     def _helpers(self, root: Any, sandbox: Any) -> None:
-        from jinja2 import meta, nodes
+        from jinja2 import TemplateAssertionError, meta, nodes
 
         for kind, known, what in ((nodes.Filter, sandbox.filters, "filter"), (nodes.Test, sandbox.tests, "test")):
             for node in root.find_all(kind):
@@ -171,7 +170,11 @@ class _Lint:
                     self._add(
                         Severity.CAUTION, node.lineno, f"uses the {what} {visible(node.name, 40)!r}: there is none"
                     )
-        undeclared = meta.find_undeclared_variables(root) - sandbox.globals.keys()
+        try:
+            # On a tree of its own: jinja2 changes what it walks there.
+            undeclared = meta.find_undeclared_variables(sandbox.parse(self._template.source)) - sandbox.globals.keys()
+        except TemplateAssertionError:  # for an unknown filter or test, which is said above
+            undeclared = set()
         for node in root.find_all(nodes.Call):
             if isinstance(node.node, nodes.Name) and node.node.name in undeclared:
                 self._add(
@@ -228,9 +231,9 @@ class _Lint:
         for name, messages in _CONVERSATIONS.items():
             try:
                 outputs[name] = template.render(messages)
-            except TemplateError as error:
+            except Exception as error:  # whatever a stranger's program raises is its own fault
                 if name == "alone":
-                    self._add(Severity.CAUTION, 0, "fails on the simplest conversation", error.message)
+                    self._add(Severity.CAUTION, 0, "fails on the simplest conversation", str(error))
         prose = [literal for literal in literals if _is_prose(literal.text)]
         before: set[str] = set()
         for name, severity, text in (
