@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from model_signing import signing, verifying
 
+from freehold.cli import cli
 from freehold.errors import FreeholdError, ModelFileError, ModelNotFoundError
 from freehold.inspect.trust.signatures import sign, signature_path, verify
-
-FREEHOLD = Path(sys.executable).with_name("freehold")
 
 
 def keys(folder, name="key", password=None):
@@ -143,32 +144,27 @@ def test_a_link_out_of_the_folder_is_not_signed(model, tmp_path):
         sign(model, pem, signature_path(model))
 
 
-def test_the_packages_own_command_agrees(signed, tmp_path):
+def test_the_package_agrees_with_its_own_defaults(signed, tmp_path):
     model, pub = signed
-
-    def theirs(*arguments):
-        command = [sys.executable, "-m", "model_signing", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-    check = ("verify", "key", model, "--signature", signature_path(model), "--public_key", pub)
-    assert theirs(*check).returncode == 0
+    theirs = verifying.Config().use_elliptic_key_verifier(public_key=pub)
+    theirs.verify(model, signature_path(model))
+    own = tmp_path / "their.sig"
+    signing.Config().use_elliptic_key_signer(private_key=tmp_path / "key.pem").sign(model / "sub", own)
+    assert verify(model / "sub", pub, own).files == ("x.txt",)
     changed(model, "changed")
-    assert theirs(*check).returncode != 0
-    their_signature = tmp_path / "their.sig"
-    made = theirs("sign", "key", model, "--signature", their_signature, "--private_key", tmp_path / "key.pem")
-    assert made.returncode == 0, made.stderr
-    assert "model.safetensors" in verify(model, pub, their_signature).files
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        verifying.Config().use_elliptic_key_verifier(public_key=pub).verify(model, signature_path(model))
 
 
 def test_from_the_command_line(model, tmp_path):
     pem, pub = keys(tmp_path)
-
-    def run(*arguments):
-        command = [FREEHOLD, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-
-    assert run("sign", model, "--key", pem).stdout == f"3 files signed: {model / 'model.sig'}\n"
-    assert run("verify", model, "--key", pub).stdout == f"3 files are as signed by the owner of {pub}\n"
+    run = CliRunner().invoke
+    assert run(cli, ["sign", str(model), "--key", str(pem)]).output == f"3 files signed: {model / 'model.sig'}\n"
+    done = run(cli, ["verify", str(model), "--key", str(pub)])
+    assert done.output == f"3 files are as signed by the owner of {pub}\n"
+    assert "openssl ecparam -name prime256v1 -genkey -noout -out key.pem" in run(cli, ["sign", "--help"]).output
     changed(model, "changed")
-    done = run("verify", model, "--key", pub)
-    assert (done.returncode, done.stderr) == (2, f"error: {model}: not as it was signed: changed: model.safetensors\n")
+    command = [Path(sys.executable).with_name("freehold"), "verify", model, "--key", pub]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert failed.returncode == 2
+    assert failed.stderr == f"error: {model}: not as it was signed: changed: model.safetensors\n"
