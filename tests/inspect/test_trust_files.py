@@ -288,6 +288,6 @@ def test_an_honest_folder_has_nothing_said(tmp_path, smollm):
 def test_a_real_model_raises_no_alarm(qwen):
     report = examine(Artefacts(qwen), hash_files=False)
     assert report.worst is Severity.NOTE
-    assert report.sampled.num_tensors == report.sampled.total_tensors == 291
+    assert 0 < report.sampled.num_tensors <= report.sampled.total_tensors == 291
     assert report.vocabularies == {qwen.name: 151936}
     assert any("gives a system prompt of its own" in f.text for f in report.findings)

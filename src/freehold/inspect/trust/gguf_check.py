@@ -34,10 +34,10 @@ def _header_bytes(path: Path) -> int:
         walk.at = 8
         num_tensors, num_metadata = walk.number(8), walk.number(8)
         for _ in range(num_metadata):
-            walk.text()
+            walk.texts(1)
             walk.value(walk.number(4))
         for _ in range(num_tensors):
-            walk.text()
+            walk.texts(1)
             walk.skip(8 * walk.number(4))  # dimensions
             walk.skip(4 + 8)  # type, offset
         return walk.at
@@ -55,16 +55,21 @@ class _Walk:
     def skip(self, num_bytes: int) -> None:
         self.at += num_bytes
 
-    def text(self) -> None:
-        self.skip(self.number(8))
+    def texts(self, count: int) -> None:
+        data, at = self._data, self.at  # vocabularies have hundreds of thousands
+        for _ in range(count):
+            at += 8 + int.from_bytes(data[at : at + 8], "little")
+        self.at = at
 
     def value(self, kind: int) -> None:
         if kind == _STRING:
-            self.text()
+            self.texts(1)
         elif kind == _ARRAY:
             inner, count = self.number(4), self.number(8)
             if inner in _SCALAR_BYTES:
                 self.skip(_SCALAR_BYTES[inner] * count)
+            elif inner == _STRING:
+                self.texts(count)
             else:
                 for _ in range(count):
                     self.value(inner)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from freehold import _native
@@ -14,7 +15,7 @@ from freehold.inspect.trust.finding import Finding, Severity, Topic, visible
 from freehold.inspect.trust.safetensors_check import DTYPE_BITS
 
 BUDGET_S = 1.0
-_SLICES, _SLICE_BYTES = 8, 4096  # of a tensor; the first and the last bytes are among them
+_SLICES, _SLICE_BYTES = 16, 4096  # of a tensor; the first and the last bytes are among them
 _LARGEST = 1e4  # a weight beyond this is no weight: float16 ends at 65,504
 _OUTLIER = 5000  # times a matrix's median; trained ones were seen with 800
 _NATIVE = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
@@ -117,6 +118,7 @@ def _strange(tensor: Weights, values: Any) -> Iterator[tuple[Severity, str]]:
         yield Severity.CAUTION, f"has a value {largest / median:.0f} times as large as half of its values"
 
 
+@cache
 def _float8(exponent_bits: int, bias: int) -> Any:
     """Values of the 256 bytes of E4M3 (without infinities) or E5M2 (Micikevicius et al. 2022)."""
     import numpy
