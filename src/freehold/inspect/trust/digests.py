@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from freehold.inspect.artefacts import File
-from freehold.store.references import models_folder
+from freehold.store.places import home
 
 MAX_ENTRIES = 20_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -22,7 +22,7 @@ Progress = Callable[[str, int, int], None]  # (file, bytes done, bytes in all), 
 
 
 def default_cache() -> Path:
-    return models_folder().parent / "sha256.json"
+    return home() / "sha256.json"
 
 
 def sha256_of_files(
