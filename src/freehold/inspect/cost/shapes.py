@@ -5,16 +5,17 @@ A model of a family that Freehold runs knows its shapes; of another, only what i
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from freehold.errors import FreeholdError
+from freehold.errors import FreeholdError, ModelFileError
 from freehold.inspect.artefacts import Artefacts
 from freehold.inspect.trust.safetensors_check import check_safetensors
 from freehold.models.registry import model_class, model_for
 from freehold.weights.gguf import open_gguf
 
+MAX_LAYERS = 4096
 CACHE_BYTES = 2  # of a cached value, in float16
 STATE_BYTES = 4  # of a value of a recurrent state, in float32
 _EXPERT = re.compile(r"(\.experts\.|_exps\.)")
@@ -101,10 +102,9 @@ def sizes(artefacts: Artefacts) -> Sizes | None:
     if not artefacts.config:
         return None
     stored = _safetensors(artefacts)
-    try:
-        model: Any = _model_of_config(artefacts.config, [tensor.name for tensor in stored])
-    except FreeholdError as error:
-        return _counted(None, error.message, stored, "config.json")
+    model, reason = _tried(lambda: _model_of_config(artefacts.config, [tensor.name for tensor in stored]))
+    if model is None:
+        return _counted(None, reason, stored, "config.json")
     if stored:
         return _counted(model, "", stored, "config.json")
     shape, (per_value, assumed) = shape_of(model), _assumed_bytes(artefacts.config)
@@ -118,11 +118,26 @@ def _of_gguf(file: Any) -> Sizes | None:
     except FreeholdError:
         return None  # the examination of trust says what is wrong with it
     stored = [Stored(t.name, math.prod(t.shape), t.data.nbytes) for t in checkpoint.tensors.values()]
-    try:
-        model, reason = model_for(checkpoint), ""
-    except FreeholdError as error:
-        model, reason = None, error.message
+    metadata = checkpoint.metadata
+    _, reason = _tried(lambda: _check_layers(metadata.get(f"{metadata.get('general.architecture')}.block_count")))
+    model, reason = (None, reason) if reason else _tried(lambda: model_for(checkpoint))
     return _counted(model, reason, stored, file.name)
+
+
+def _tried(make: Callable[[], Any]) -> tuple[Any, str]:
+    """(what was made, or None and the reason), whatever kinds of values a config has."""
+    try:
+        return make(), ""
+    except FreeholdError as error:
+        return None, error.message
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        return None, f"the config does not fit its family: {error}"
+
+
+def _check_layers(num_layers: Any) -> None:
+    """Shapes are made layer by layer: a config of a billion of them would take as long."""
+    if isinstance(num_layers, int) and num_layers > MAX_LAYERS:
+        raise ModelFileError(f"{num_layers} layers: expected at most {MAX_LAYERS}")
 
 
 def _counted(model: Any, reason: str, stored: list[Stored], file: str) -> Sizes:
@@ -177,6 +192,7 @@ def _model_of_config(config: Mapping[str, Any], names: list[str]) -> Any:
     values = {**config, **text} if isinstance(text, Mapping) else dict(config)
     if values.get("tie_word_embeddings") is None:
         values["tie_word_embeddings"] = bool(names) and not any(name.endswith("lm_head.weight") for name in names)
+    _check_layers(values.get("num_hidden_layers"))
     return model_class(values.get("model_type")).from_config(values)
 
 

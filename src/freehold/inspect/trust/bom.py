@@ -21,7 +21,7 @@ FORMATS = ("cyclonedx", "spdx")
 WEIGHTS = frozenset({"gguf", "safetensors", "pickle", "zip", "hdf5", "numpy array"})
 MAX_ITEMS = 500  # of a list in a card
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_URL = re.compile(r"https?://[^\s\"'<>]+")
+_URL = re.compile(r"https?://[\w.~:/?#@!$&()*+,;=%-]+", re.ASCII)
 _SPACE = uuid.UUID("6f0cf5ce-0a1d-5a52-9b0e-7c6ae8f8d9b4")  # ours, for names made of digests
 
 
@@ -92,12 +92,12 @@ def gather(artefacts: Artefacts, *, created: datetime | None = None, progress: P
     examination.run()
     digests = sha256_of_files(artefacts.files, progress=progress)
     card, gguf, config = read_card(artefacts), artefacts.gguf, artefacts.config
-    architectures = config.get("architectures") or [config.get("model_type")]
+    architectures = [*_items(config.get("architectures")), config.get("model_type"), gguf.get("general.architecture")]
     return Materials(
         name=visible(gguf.get("general.name") or artefacts.name),
         publisher=visible(gguf.get("general.organization") or gguf.get("general.author") or ""),
         description=visible(_description(card, gguf), 400),
-        architecture=visible(architectures[0] or gguf.get("general.architecture") or "", 80),
+        architecture=next((visible(name, 80) for name in architectures if isinstance(name, str)), ""),
         task=visible(next(iter(card.declared("pipeline_tag")), "")),
         files=tuple(
             BomFile(visible(file.name), digests[file.name], file.num_bytes, examination.kinds[file.name])
@@ -107,7 +107,7 @@ def gather(artefacts: Artefacts, *, created: datetime | None = None, progress: P
         licences=_licences(card),
         licence_link=next(filter(_URL.fullmatch, card.declared("license_link")), ""),
         base_models=_declared(card, "base_model"),
-        base_relation=next(iter(card.declared("base_model_relation")), ""),
+        base_relation=next(iter(_declared(card, "base_model_relation")), ""),
         datasets=_declared(card, "datasets"),
         languages=_declared(card, "language"),
         metrics=tuple(_metrics(card.front_matter.get("model-index")))[:MAX_ITEMS],
@@ -141,13 +141,20 @@ def _description(card: Card, gguf: Mapping[str, Any]) -> str:
 
 def _metrics(index: Any) -> Iterator[Metric]:
     """Results in a card's model-index, as the hub defines it."""
-    for model in index if isinstance(index, list) else ():
-        for result in (model.get("results") if isinstance(model, dict) else None) or ():
-            data = result.get("dataset") if isinstance(result, dict) else None
-            name = data.get("name") if isinstance(data, dict) else None
-            for metric in (result.get("metrics") if isinstance(result, dict) else None) or ():
-                if isinstance(metric, dict) and isinstance(metric.get("value"), int | float | str):
+    for model in _items(index):
+        for result in _items(_get(model, "results")):
+            name = _get(_get(result, "dataset"), "name")
+            for metric in _items(_get(result, "metrics")):
+                if isinstance(_get(metric, "value"), int | float | str):
                     yield Metric(visible(metric.get("type")), visible(metric["value"]), visible(name or ""))
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _get(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else None
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -230,12 +230,13 @@ class Examination:
             if not isinstance(mapped, dict):
                 self._add(Topic.STRUCTURE, Severity.CAUTION, file, "is no list of shards")
                 continue
-            for text, place in _index_problems(mapped, self.weights, set(self.kinds)):
+            named = {name: shard for name, shard in mapped.items() if isinstance(shard, str)}
+            for text, place in _index_problems(named, self.weights, set(self.kinds)):
                 self._add(Topic.STRUCTURE, Severity.DANGER, file, text, place)
 
 
-def _index_problems(mapped: dict[str, Any], weights: list[Weights], files: set[str]) -> Iterator[tuple[str, str]]:
-    shards = {shard for shard in mapped.values() if isinstance(shard, str)}
+def _index_problems(mapped: dict[str, str], weights: list[Weights], files: set[str]) -> Iterator[tuple[str, str]]:
+    shards = set(mapped.values())
     for shard in sorted(shards):
         if "/" in shard or "\\" in shard or shard.startswith("."):
             yield f"names a file out of the folder: {visible(shard, 60)!r}", "weight_map"

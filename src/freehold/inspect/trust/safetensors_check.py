@@ -19,6 +19,7 @@ DTYPE_BITS = {
     "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
 MAX_PROBLEMS = 20
+MAX_DIMENSIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ def _entry(name: str, value: Any, start: int, num_bytes: int, report: Safetensor
 
 
 def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in values)
+    few = isinstance(values, list) and len(values) <= MAX_DIMENSIONS
+    return few and all(type(v) is int and 0 <= v < 1 << 63 for v in values)
 
 
 def _gaps(entries: list[Entry], start: int, num_bytes: int) -> Iterator[tuple[str, str]]:

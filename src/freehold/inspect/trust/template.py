@@ -72,11 +72,12 @@ def _token_text(value: Any) -> str:
 
 
 def _gguf_variables(metadata: Mapping[str, Any]) -> dict[str, str]:
-    tokens, variables = metadata.get("tokenizer.ggml.tokens") or [], {}
+    tokens, variables = metadata.get("tokenizer.ggml.tokens"), {}
+    tokens = tokens if isinstance(tokens, list) else []
     for name, key in zip(_SPECIAL, ("bos", "eos", "unknown", "padding"), strict=True):
         token = metadata.get(f"tokenizer.ggml.{key}_token_id")
         if isinstance(token, int) and 0 <= token < len(tokens):
-            variables[name] = tokens[token]
+            variables[name] = str(tokens[token])
     return variables
 
 

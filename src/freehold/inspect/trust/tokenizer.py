@@ -44,22 +44,23 @@ def check_tokenizers(
 
 def _vocabularies(artefacts: Artefacts, gguf: Mapping[str, Mapping[str, Any]]) -> Iterator[Vocabulary]:
     for file, metadata in gguf.items():
-        if tokens := metadata.get("tokenizer.ggml.tokens"):
+        tokens = metadata.get("tokenizer.ggml.tokens")
+        if isinstance(tokens, list) and tokens and all(isinstance(text, str) for text in tokens):
             yield _gguf(file, metadata, tokens)
     value = artefacts.json("tokenizer.json")
     if isinstance(value, dict):
         yield _tokenizer_json(value, artefacts.json("tokenizer_config.json"))
 
 
-def _gguf(file: str, metadata: Mapping[str, Any], tokens: Sequence[Any]) -> Vocabulary:
-    vocabulary = Vocabulary(file, [(text, token) for token, text in enumerate(tokens) if isinstance(text, str)])
+def _gguf(file: str, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Vocabulary:
+    vocabulary = Vocabulary(file, [(text, token) for token, text in enumerate(tokens)])
     types = metadata.get("tokenizer.ggml.token_type")
     types = types if isinstance(types, list) and len(types) == len(tokens) else []
     special = (CONTROL, UNKNOWN, UNUSED)
     vocabulary.added = {
         text: kind in special
         for text, kind in zip(tokens, types, strict=False)
-        if kind in (*special, USER_DEFINED) or (isinstance(text, str) and _CONTROL_LIKE.fullmatch(text))
+        if kind in (*special, USER_DEFINED) or _CONTROL_LIKE.fullmatch(text)
     }
     for name in ("eos", "bos"):
         token = metadata.get(f"tokenizer.ggml.{name}_token_id")
@@ -77,16 +78,14 @@ def _tokenizer_json(value: dict[str, Any], config: Any) -> Vocabulary:
     if isinstance(vocab, dict):
         pairs = [(text, token) for text, token in vocab.items() if type(token) is int]
     elif isinstance(vocab, list):  # unigram: (text, score) in order of ids
-        pairs = [(item[0], token) for token, item in enumerate(vocab) if isinstance(item, list) and item]
+        pairs = [(item[0], token) for token, item in enumerate(vocab) if _is_piece(item)]
     token_of = dict(pairs)
     vocabulary = Vocabulary("tokenizer.json", pairs)
-    added = [item for item in value.get("added_tokens") or () if isinstance(item, dict)]
-    for item in added:
-        text, token = item.get("content"), item.get("id")
-        if isinstance(text, str) and type(token) is int:
-            vocabulary.added[text] = item.get("special") is True
-            if token_of.get(text) != token:
-                pairs.append((text, token))
+    for token, item in _added(value).items():
+        text = item["content"]
+        vocabulary.added[text] = item.get("special") is True
+        if token_of.get(text) != token:
+            pairs.append((text, token))
     if isinstance(config, dict):
         for name in ("eos", "bos"):
             text = config.get(f"{name}_token")
@@ -94,6 +93,17 @@ def _tokenizer_json(value: dict[str, Any], config: Any) -> Vocabulary:
             if isinstance(text, str):
                 vocabulary.ends[name] = text
     return vocabulary
+
+
+def _is_piece(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and isinstance(item[0], str)
+
+
+def _added(value: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Added tokens by id, as far as they are described soundly."""
+    items = value.get("added_tokens")
+    sound = (item for item in (items if isinstance(items, list) else ()) if isinstance(item, dict))
+    return {i["id"]: i for i in sound if type(i.get("id")) is int and isinstance(i.get("content"), str)}
 
 
 def _check(vocabulary: Vocabulary, template: str) -> Iterator[tuple[Severity, str, str]]:
@@ -152,11 +162,11 @@ def _disagreement(artefacts: Artefacts) -> list[Finding]:
     decoder = config.get("added_tokens_decoder") if isinstance(config, dict) else None
     if not isinstance(value, dict) or not isinstance(decoder, dict):
         return []
-    ours = {item.get("id"): item for item in value.get("added_tokens") or () if isinstance(item, dict)}
+    ours = _added(value)
     other = [
         f"{token}: {item.get('content')!r}, {theirs.get('content')!r}"
         for token, theirs in decoder.items()
-        if token.isdigit() and isinstance(theirs, dict) and (item := ours.get(int(token)))
+        if token.isdecimal() and isinstance(theirs, dict) and (item := ours.get(int(token)))
         if (item.get("content"), item.get("special")) != (theirs.get("content"), theirs.get("special"))
     ]
     if not other:
