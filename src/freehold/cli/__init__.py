@@ -18,6 +18,9 @@ VERBS = {
     "show": "What a model is, and the memory it needs.",
     "bench": "How fast a model runs here.",
     "serve": "Serve models over HTTP.",
+    "sign": "Sign a model's files with a key.",
+    "verify": "Check a model's files against a signature.",
+    "bom": "A bill of materials of a model.",
     "doctor": "What this machine can do, and what is missing.",
 }
 

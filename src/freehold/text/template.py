@@ -163,11 +163,11 @@ def _strftime_now(pattern: str) -> str:
 def _compile(source: str) -> Any:
     if len(source) > _MAX_SOURCE_CHARACTERS:
         raise TemplateError(f"chat template: {len(source)} characters long, {_MAX_SOURCE_CHARACTERS} are allowed")
-    environment = _environment()
-    return environment.from_string(source)
+    return environment().from_string(source)
 
 
-def _environment() -> Any:
+def environment() -> Any:
+    """The jinja2 environment that templates are compiled in; its syntax trees have their loops counted."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -214,8 +214,8 @@ def _environment() -> Any:
             _check_call(function, arguments)
             return super().call(context, function, *arguments, **keywords)
 
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = _tojson
+    sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    sandbox.filters["tojson"] = _tojson
     for name in (
         "center",
         "indent",
@@ -229,9 +229,9 @@ def _environment() -> Any:
         "xmlattr",
         "pprint",
     ):
-        environment.filters[name] = _bounded_filter(environment.filters[name], name)
-    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "_counted": _Counted}
-    return environment
+        sandbox.filters[name] = _bounded_filter(sandbox.filters[name], name)
+    sandbox.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "_counted": _Counted}
+    return sandbox
 
 
 def _bounded_filter(function: Any, name: str) -> Any:
