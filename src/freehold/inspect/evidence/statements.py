@@ -1,0 +1,117 @@
+"""What the sentences of a card say, by the patterns of statements.toml: a thing is published, in part, or not."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from freehold.inspect.card import Card, Sentence
+from freehold.inspect.evidence.facts import Fact, Standing, strongest
+from freehold.inspect.openness.licences import licence_lists
+
+_NOTHING = re.compile(r"(?!)")
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    name: str
+    present: re.Pattern[str]
+    partial: re.Pattern[str]
+    mention: re.Pattern[str]  # counts only when it is denied
+    hedges: re.Pattern[str]
+    needs_availability: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is common to all topics."""
+
+    denials: re.Pattern[str]
+    available: re.Pattern[str]
+    aside: re.Pattern[str]
+    topics: tuple[Topic, ...]
+    aspects: Mapping[str, re.Pattern[str]]
+    aspects_needed: int
+    aspects_some: int
+
+
+@cache
+def words() -> Words:
+    data = tomllib.loads(files("freehold.inspect.evidence").joinpath("statements.toml").read_text("utf-8"))
+    aspects = dict(data["aspects"])
+    needed, some = aspects.pop("needed"), aspects.pop("some")
+    return Words(
+        denials=_any(data["denials"]),
+        available=_any([data["available"]]),
+        aside=_any([data["aside"]]),
+        topics=tuple(_topic(entry, data["hedges"]) for entry in data["topic"]),
+        aspects={name: _any([pattern]) for name, pattern in aspects.items()},
+        aspects_needed=needed,
+        aspects_some=some,
+    )
+
+
+def _topic(entry: Mapping[str, Any], hedges: list[str]) -> Topic:
+    return Topic(
+        name=entry["name"],
+        present=_any(entry.get("present", [])),
+        partial=_any(entry.get("partial", [])),
+        mention=_any(entry.get("mention", [])),
+        hedges=_any(hedges + entry.get("hedges", [])),
+        needs_availability=entry.get("available", False),
+    )
+
+
+def _any(patterns: list[str]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{p})" for p in patterns), re.IGNORECASE) if patterns else _NOTHING
+
+
+def stated(card: Card) -> dict[str, Fact]:
+    """What the card's text says of each topic; topics that it does not speak of are left out."""
+    found: dict[str, list[Fact]] = {}
+    for sentence in card.sentences:
+        if len(sentence.text) > 3:
+            for name, fact in _in_sentence(card, sentence):
+                found.setdefault(name, []).append(fact)
+    return {name: strongest(facts) for name, facts in found.items()}
+
+
+def _in_sentence(card: Card, sentence: Sentence) -> Iterable[tuple[str, Fact]]:
+    common = words()
+    text = common.aside.sub("", sentence.text)
+    is_denied = bool(common.denials.search(text))
+    is_available = bool(common.available.search(text))
+    for topic in common.topics:
+        standing = _standing(topic, text, is_denied, is_available)
+        if standing is not Standing.UNKNOWN:
+            licence = licence_lists().named_in(text) or ""
+            yield topic.name, Fact(standing, (card.line_evidence(sentence),), licence)
+
+
+def _standing(topic: Topic, text: str, is_denied: bool, is_available: bool) -> Standing:
+    whole, part = topic.present.search(text), topic.partial.search(text)
+    if is_denied:
+        return Standing.ABSENT if whole or part or topic.mention.search(text) else Standing.UNKNOWN
+    if not (whole or part) or (topic.needs_availability and not is_available):
+        return Standing.UNKNOWN
+    return Standing.PRESENT if whole and not topic.hedges.search(text) else Standing.PARTIAL
+
+
+def fullness(card: Card) -> Fact:
+    """How much of what a card should tell this one speaks of."""
+    common = words()
+    spoken = [name for name, pattern in common.aspects.items() if pattern.search(card.text)]
+    lacking = [name for name in common.aspects if name not in spoken]
+    evidence = card.line_evidence(Sentence(f"{len(spoken)} of {len(common.aspects)} aspects", card.first_line, ""))
+    standing = (
+        Standing.PRESENT
+        if len(spoken) >= common.aspects_needed
+        else Standing.PARTIAL
+        if len(spoken) >= common.aspects_some
+        else Standing.ABSENT
+    )
+    detail = f"does not speak of: {', '.join(lacking)}" if lacking else ""
+    return Fact(standing, (evidence,), detail=detail)

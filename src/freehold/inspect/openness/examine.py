@@ -1,0 +1,146 @@
+"""The examination of openness: evidence, then the framework's class, the definition, the index and the verdict."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from freehold.inspect.artefacts import Artefacts
+from freehold.inspect.card import Card
+from freehold.inspect.evidence.facts import Fact, Standing
+from freehold.inspect.evidence.gather import gather
+from freehold.inspect.findings import Evidence, Row, Section, Status
+from freehold.inspect.openness.mof import Classification, Component, classify, components
+from freehold.inspect.openness.osai_index import Grade, Rating, rate
+from freehold.inspect.openness.osaid import Element, Met, assess, is_open_source
+from freehold.inspect.openness.release import Release
+from freehold.inspect.openness.verdict import Verdict, judge
+from freehold.inspect.terms import weights_terms
+
+_OF_MET = {Met.YES: Status.GOOD, Met.NO: Status.BAD, Met.UNKNOWN: Status.UNKNOWN}
+_OF_GRADE = {Grade.OPEN: Status.GOOD, Grade.PARTIAL: Status.PARTIAL, Grade.CLOSED: Status.BAD}
+
+
+@dataclass(frozen=True)
+class Openness:
+    release: Release
+    verdict: Verdict
+    mof: Classification
+    osaid: tuple[Element, ...]
+    index: tuple[Rating, ...]
+
+    def section(self) -> Section:
+        return Section("Openness", self.verdict.name, tuple(self._rows()), tuple(self._notes()))
+
+    def _rows(self) -> list[Row]:
+        rows = [self._licence_row()]
+        rows += [
+            Row(c.name, *self._component(c), self.release.fact(c.key).evidence)
+            for c in components()
+            if not c.is_optional
+        ]
+        met = sum(e.met is Met.YES for e in self.osaid)
+        is_met = is_open_source(self.osaid)
+        lacking = ", ".join(f"{e.label}: {e.met}" for e in self.osaid if e.met is not Met.YES)
+        value = "met" if is_met else f"{met} of {len(self.osaid)} elements; {lacking}"
+        rows.append(Row("Open Source AI Definition 1.0", value, Status.GOOD if is_met else Status.BAD))
+        grades = [f"{sum(r.grade is grade for r in self.index)} {grade}" for grade in Grade]
+        rows.append(Row("As the EU index rates it", ", ".join(grades), Status.NEUTRAL))
+        return rows
+
+    def _licence_row(self) -> Row:
+        terms = self.release.weights
+        if not terms.name:
+            return Row("Licence of the weights", "not evidenced", Status.UNKNOWN)
+        value = terms.name if terms.is_open else f"{terms.name}: not an open licence"
+        return Row("Licence of the weights", value, Status.GOOD if terms.is_open else Status.BAD, terms.evidence)
+
+    def _component(self, component: Component) -> tuple[str, Status]:
+        fact: Fact = self.release.fact(component.key)
+        if not fact.is_present:
+            status = {Standing.PARTIAL: Status.PARTIAL, Standing.ABSENT: Status.BAD}.get(fact.standing, Status.UNKNOWN)
+            words = {Standing.PARTIAL: "in part", Standing.ABSENT: "said not to be published"}
+            return words.get(fact.standing, "not evidenced"), status
+        licence = self.release.licence_of(component.key)
+        is_counted = component.key not in {c.key for missing in self.mof.missing.values() for c in missing}
+        value = f"there, {licence or 'licence not evidenced'}"
+        return f"{value} ({fact.detail})" if fact.detail else value, Status.GOOD if is_counted else Status.PARTIAL
+
+    def _notes(self) -> list[str]:
+        notes = [f"In plain words: {self.verdict.plain}."]
+        if self.verdict.next_name:
+            notes.append(f"For “{self.verdict.next_name}” it lacks: {'; '.join(self.verdict.missing)}.")
+        notes.append(f"Model Openness Framework 1.0: {self.mof.label}, {self._progress()}.")
+        if self.mof.number != 1:
+            number = self.mof.number - 1 if self.mof.number else 3
+            lacks = ", ".join(self._lack(c) for c in self.mof.missing[number])
+            notes.append(f"For Class {'I' * number} it lacks: {lacks}.")
+        if asserted := self._asserted():
+            notes.append(f"Stated by persons and not by the artefacts: {asserted}.")
+        if self.release.card.problem:
+            notes.append(f"{self.release.card.file}: {self.release.card.problem}; its fields were not read.")
+        if self.release.card.is_cut:
+            notes.append(f"{self.release.card.file} is longer than what was read of it.")
+        return notes
+
+    def _progress(self) -> str:
+        return ", ".join(f"{self.mof.progress[number]:.0f} % of Class {'I' * number}" for number in (3, 2, 1))
+
+    def _lack(self, component: Component) -> str:
+        fact = self.release.fact(component.key)
+        return f"an open licence of the {component.name.lower()}" if fact.is_present else component.name.lower()
+
+    def _asserted(self) -> str:
+        claims = [
+            f"{topic.replace('_', ' ')} ({evidence.asserted_by})"
+            for topic, fact in self.release.facts.by_topic.items()
+            for evidence in fact.evidence
+            if evidence.asserted_by
+        ]
+        return ", ".join(dict.fromkeys(claims))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict.name,
+            "plain": self.verdict.plain,
+            "next": self.verdict.next_name or None,
+            "missing_for_next": list(self.verdict.missing),
+            "weights_licence": {"name": self.release.weights.name or None, "open": self.release.weights.is_open},
+            "mof": self.mof.to_dict() | {"missing": {str(n): [c.name for c in m] for n, m in self.mof.missing.items()}},
+            "components": {
+                c.key: {
+                    "standing": str(self.release.fact(c.key).standing),
+                    "licence": self.release.licences.get(c.key),
+                    "evidence": [evidence_dict(e) for e in self.release.fact(c.key).evidence],
+                }
+                for c in components()
+            },
+            "osaid": {
+                "open_source": is_open_source(self.osaid),
+                "elements": [
+                    {"key": e.key, "met": str(e.met), "why": e.why, "evidence": [evidence_dict(i) for i in e.evidence]}
+                    for e in self.osaid
+                ],
+            },
+            "osai_index": {
+                r.key: {
+                    "grade": str(r.grade),
+                    "evidenced": r.is_evidenced,
+                    "evidence": [evidence_dict(e) for e in r.evidence],
+                }
+                for r in self.index
+            },
+        }
+
+
+def evidence_dict(evidence: Evidence) -> dict[str, str]:
+    fields = {"file": evidence.file, "place": evidence.place, "quote": evidence.quote}
+    return fields | ({"asserted_by": evidence.asserted_by} if evidence.asserted_by else {})
+
+
+def examine(artefacts: Artefacts, card: Card) -> Openness:
+    """How open the model is. Raises ModelFileError for a wrong `evidence.yaml`."""
+    return of_release(Release(gather(artefacts, card), weights_terms(artefacts, card), card))
+
+
+def of_release(release: Release) -> Openness:
+    elements = assess(release)
+    return Openness(release, judge(release, elements), classify(release.licences), elements, rate(release))
