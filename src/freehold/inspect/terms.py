@@ -28,6 +28,15 @@ class Terms:
 
 def weights_terms(artefacts: Artefacts, card: Card) -> Terms:
     """The licence of the weights, which the release's other parts share unless they have one of their own."""
+    terms = declared_terms(card)
+    file = next((f for f in artefacts.files if _LICENCE_FILE.search(f.name) and not f.outside), None)
+    if terms.name or file is None:
+        return terms
+    return Terms("a licence of its own", False, (Evidence(file.name, "file"),))
+
+
+def declared_terms(card: Card) -> Terms:
+    """The licence that the card's fields declare."""
     declared = [name for name in card.declared("license") if name.lower() not in _UNNAMED]
     evidence = [card.field_evidence("license")] if declared else []
     if not declared and (declared := list(card.declared("license_name"))):
@@ -35,9 +44,6 @@ def weights_terms(artefacts: Artefacts, card: Card) -> Terms:
     if declared:
         open_name = licence_lists().identify(declared[0])
         return Terms(open_name or declared[0], open_name is not None, tuple(evidence))
-    file = next((f for f in artefacts.files if _LICENCE_FILE.search(f.name) and not f.outside), None)
-    if file is not None:
-        return Terms("a licence of its own", False, (Evidence(file.name, "file"),))
     return Terms()
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from freehold.inspect.card import Card, Sentence
+from freehold.inspect.card import Card, Sentence, quote
 from freehold.inspect.evidence.facts import Fact, Standing, strongest
 from freehold.inspect.openness.licences import licence_lists
 
@@ -22,6 +22,7 @@ class Topic:
     partial: re.Pattern[str]
     mention: re.Pattern[str]  # counts only when it is denied
     hedges: re.Pattern[str]
+    denials: re.Pattern[str]
     needs_availability: bool
 
 
@@ -29,7 +30,6 @@ class Topic:
 class Words:
     """What is common to all topics."""
 
-    denials: re.Pattern[str]
     available: re.Pattern[str]
     aside: re.Pattern[str]
     topics: tuple[Topic, ...]
@@ -44,23 +44,23 @@ def words() -> Words:
     aspects = dict(data["aspects"])
     needed, some = aspects.pop("needed"), aspects.pop("some")
     return Words(
-        denials=_any(data["denials"]),
         available=_any([data["available"]]),
         aside=_any([data["aside"]]),
-        topics=tuple(_topic(entry, data["hedges"]) for entry in data["topic"]),
+        topics=tuple(_topic(entry, data["hedges"], data["denials"]) for entry in data["topic"]),
         aspects={name: _any([pattern]) for name, pattern in aspects.items()},
         aspects_needed=needed,
         aspects_some=some,
     )
 
 
-def _topic(entry: Mapping[str, Any], hedges: list[str]) -> Topic:
+def _topic(entry: Mapping[str, Any], hedges: list[str], denials: list[str]) -> Topic:
     return Topic(
         name=entry["name"],
         present=_any(entry.get("present", [])),
         partial=_any(entry.get("partial", [])),
         mention=_any(entry.get("mention", [])),
         hedges=_any(hedges + entry.get("hedges", [])),
+        denials=_any(denials + entry.get("denials", [])),
         needs_availability=entry.get("available", False),
     )
 
@@ -82,22 +82,27 @@ def stated(card: Card) -> dict[str, Fact]:
 def _in_sentence(card: Card, sentence: Sentence) -> Iterable[tuple[str, Fact]]:
     common = words()
     text = common.aside.sub("", sentence.text)
-    is_denied = bool(common.denials.search(text))
     is_available = bool(common.available.search(text))
     for topic in common.topics:
-        standing = _standing(topic, text, is_denied, is_available)
+        standing, telling = _standing(topic, text, is_available)
         if standing is not Standing.UNKNOWN:
             licence = licence_lists().named_in(text) or ""
-            yield topic.name, Fact(standing, (card.line_evidence(sentence),), licence)
+            yield topic.name, Fact(standing, (card.line_evidence(sentence),), licence, telling)
 
 
-def _standing(topic: Topic, text: str, is_denied: bool, is_available: bool) -> Standing:
+def _standing(topic: Topic, text: str, is_available: bool) -> tuple[Standing, str]:
+    """What a sentence says of a topic, and the words by which it takes something back."""
     whole, part = topic.present.search(text), topic.partial.search(text)
-    if is_denied:
-        return Standing.ABSENT if whole or part or topic.mention.search(text) else Standing.UNKNOWN
+    if not (whole or part or topic.mention.search(text)):
+        return Standing.UNKNOWN, ""
+    if denied := topic.denials.search(text):
+        return Standing.ABSENT, f"“{quote(denied[0])}”"
     if not (whole or part) or (topic.needs_availability and not is_available):
-        return Standing.UNKNOWN
-    return Standing.PRESENT if whole and not topic.hedges.search(text) else Standing.PARTIAL
+        return Standing.UNKNOWN, ""
+    hedged = topic.hedges.search(text)
+    if whole and not hedged:
+        return Standing.PRESENT, ""
+    return Standing.PARTIAL, f"“{hedged[0]}”" if hedged else ""
 
 
 def fullness(card: Card) -> Fact:

@@ -58,7 +58,8 @@ class Openness:
         if not fact.is_present:
             status = {Standing.PARTIAL: Status.PARTIAL, Standing.ABSENT: Status.BAD}.get(fact.standing, Status.UNKNOWN)
             words = {Standing.PARTIAL: "in part", Standing.ABSENT: "said not to be published"}
-            return words.get(fact.standing, "not evidenced"), status
+            value = words.get(fact.standing, "not evidenced")
+            return f"{value}: {fact.detail}" if fact.detail else value, status
         licence = self.release.licence_of(component.key)
         is_counted = component.key not in {c.key for missing in self.mof.missing.values() for c in missing}
         value = f"there, {licence or 'licence not evidenced'}"

@@ -52,9 +52,9 @@ def _judge(release: Release, topic: str, terms: str | None) -> tuple[Met, str]:
     if fact.standing is Standing.UNKNOWN:
         return Met.UNKNOWN, f"{subject}: not evidenced"
     if fact.standing is Standing.ABSENT:
-        return Met.NO, f"{subject}: said not to be published"
+        return Met.NO, f"{subject}: said not to be published{_words(fact)}"
     if fact.standing is Standing.PARTIAL:
-        return Met.NO, f"{subject}: in part only"
+        return Met.NO, f"{subject}: in part only{_words(fact)}"
     licence = release.licence_of(topic)
     if terms is None:
         return Met.YES, fact.detail
@@ -63,3 +63,7 @@ def _judge(release: Release, topic: str, terms: str | None) -> tuple[Met, str]:
     lists = licence_lists()
     suits = lists.is_osi_approved(licence) if terms == "osi" else lists.is_open(licence)
     return (Met.YES, f"{licence}{f', {fact.detail}' if fact.detail else ''}") if suits else (Met.NO, f"under {licence}")
+
+
+def _words(fact: Fact) -> str:
+    return f", {fact.detail}" if fact.detail else ""
