@@ -16,7 +16,7 @@ from freehold.inspect.findings import Evidence
 CARD_NAMES = ("readme.md", "model_card.md", "modelcard.md", "readme.txt", "readme")
 MAX_FRONT_MATTER_CHARS = 1 << 19
 MAX_DEPTH = 50
-MAX_TEXT_CHARS = 1 << 18  # statements are looked for in this much of a card; real ones are shorter
+MAX_TEXT_CHARS = 1 << 17  # statements are looked for in this much of a card; real ones are shorter
 MAX_SENTENCE_CHARS = 1000
 QUOTE_CHARS = 200
 

@@ -22,7 +22,7 @@ class Topic:
     partial: re.Pattern[str]
     mention: re.Pattern[str]  # counts only when it is denied
     hedges: re.Pattern[str]
-    denials: re.Pattern[str]
+    denials: re.Pattern[str]  # beside those of all topics
     needs_availability: bool
 
 
@@ -30,6 +30,7 @@ class Topic:
 class Words:
     """What is common to all topics."""
 
+    denials: re.Pattern[str]
     available: re.Pattern[str]
     aside: re.Pattern[str]
     topics: tuple[Topic, ...]
@@ -44,23 +45,24 @@ def words() -> Words:
     aspects = dict(data["aspects"])
     needed, some = aspects.pop("needed"), aspects.pop("some")
     return Words(
+        denials=_any(data["denials"]),
         available=_any([data["available"]]),
         aside=_any([data["aside"]]),
-        topics=tuple(_topic(entry, data["hedges"], data["denials"]) for entry in data["topic"]),
+        topics=tuple(_topic(entry, data["hedges"]) for entry in data["topic"]),
         aspects={name: _any([pattern]) for name, pattern in aspects.items()},
         aspects_needed=needed,
         aspects_some=some,
     )
 
 
-def _topic(entry: Mapping[str, Any], hedges: list[str], denials: list[str]) -> Topic:
+def _topic(entry: Mapping[str, Any], hedges: list[str]) -> Topic:
     return Topic(
         name=entry["name"],
         present=_any(entry.get("present", [])),
         partial=_any(entry.get("partial", [])),
         mention=_any(entry.get("mention", [])),
         hedges=_any(hedges + entry.get("hedges", [])),
-        denials=_any(denials + entry.get("denials", [])),
+        denials=_any(entry.get("denials", [])),
         needs_availability=entry.get("available", False),
     )
 
@@ -72,8 +74,10 @@ def _any(patterns: list[str]) -> re.Pattern[str]:
 def stated(card: Card) -> dict[str, Fact]:
     """What the card's text says of each topic; topics that it does not speak of are left out."""
     found: dict[str, list[Fact]] = {}
+    seen: set[str] = set()
     for sentence in card.sentences:
-        if len(sentence.text) > 3:
+        if len(sentence.text) > 3 and sentence.text not in seen:
+            seen.add(sentence.text)
             for name, fact in _in_sentence(card, sentence):
                 found.setdefault(name, []).append(fact)
     return {name: strongest(facts) for name, facts in found.items()}
@@ -82,20 +86,20 @@ def stated(card: Card) -> dict[str, Fact]:
 def _in_sentence(card: Card, sentence: Sentence) -> Iterable[tuple[str, Fact]]:
     common = words()
     text = common.aside.sub("", sentence.text)
-    is_available = bool(common.available.search(text))
+    denied, available = common.denials.search(text), common.available.search(text)
     for topic in common.topics:
-        standing, telling = _standing(topic, text, is_available)
+        standing, telling = _standing(topic, text, denied, available is not None)
         if standing is not Standing.UNKNOWN:
             licence = licence_lists().named_in(text) or ""
             yield topic.name, Fact(standing, (card.line_evidence(sentence),), licence, telling)
 
 
-def _standing(topic: Topic, text: str, is_available: bool) -> tuple[Standing, str]:
+def _standing(topic: Topic, text: str, denied: re.Match[str] | None, is_available: bool) -> tuple[Standing, str]:
     """What a sentence says of a topic, and the words by which it takes something back."""
     whole, part = topic.present.search(text), topic.partial.search(text)
     if not (whole or part or topic.mention.search(text)):
         return Standing.UNKNOWN, ""
-    if denied := topic.denials.search(text):
+    if denied := denied or topic.denials.search(text):
         return Standing.ABSENT, f"“{quote(denied[0])}”"
     if not (whole or part) or (topic.needs_availability and not is_available):
         return Standing.UNKNOWN, ""

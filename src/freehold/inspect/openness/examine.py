@@ -7,16 +7,13 @@ from freehold.inspect.artefacts import Artefacts
 from freehold.inspect.card import Card
 from freehold.inspect.evidence.facts import Fact, Standing
 from freehold.inspect.evidence.gather import gather
-from freehold.inspect.findings import Evidence, Row, Section, Status
+from freehold.inspect.findings import Row, Section, Status, evidence_dict
 from freehold.inspect.openness.mof import Classification, Component, classify, components
 from freehold.inspect.openness.osai_index import Grade, Rating, rate
 from freehold.inspect.openness.osaid import Element, Met, assess, is_open_source
 from freehold.inspect.openness.release import Release
 from freehold.inspect.openness.verdict import Verdict, judge
 from freehold.inspect.terms import weights_terms
-
-_OF_MET = {Met.YES: Status.GOOD, Met.NO: Status.BAD, Met.UNKNOWN: Status.UNKNOWN}
-_OF_GRADE = {Grade.OPEN: Status.GOOD, Grade.PARTIAL: Status.PARTIAL, Grade.CLOSED: Status.BAD}
 
 
 @dataclass(frozen=True)
@@ -37,13 +34,11 @@ class Openness:
             for c in components()
             if not c.is_optional
         ]
-        met = sum(e.met is Met.YES for e in self.osaid)
         is_met = is_open_source(self.osaid)
-        lacking = ", ".join(f"{e.label}: {e.met}" for e in self.osaid if e.met is not Met.YES)
-        value = "met" if is_met else f"{met} of {len(self.osaid)} elements; {lacking}"
+        value = "met" if is_met else f"{sum(e.met is Met.YES for e in self.osaid)} of {len(self.osaid)} elements met"
         rows.append(Row("Open Source AI Definition 1.0", value, Status.GOOD if is_met else Status.BAD))
         grades = [f"{sum(r.grade is grade for r in self.index)} {grade}" for grade in Grade]
-        rows.append(Row("As the EU index rates it", ", ".join(grades), Status.NEUTRAL))
+        rows.append(Row("Rated as the European index does", ", ".join(grades)))
         return rows
 
     def _licence_row(self) -> Row:
@@ -130,11 +125,6 @@ class Openness:
                 for r in self.index
             },
         }
-
-
-def evidence_dict(evidence: Evidence) -> dict[str, str]:
-    fields = {"file": evidence.file, "place": evidence.place, "quote": evidence.quote}
-    return fields | ({"asserted_by": evidence.asserted_by} if evidence.asserted_by else {})
 
 
 def examine(artefacts: Artefacts, card: Card) -> Openness:

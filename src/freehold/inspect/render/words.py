@@ -1,0 +1,32 @@
+"""What all forms of the report share."""
+
+from collections.abc import Sequence
+
+from freehold.inspect.findings import Evidence, Section, Status
+from freehold.inspect.report import Report
+
+MARKS = {Status.GOOD: "+", Status.PARTIAL: "~", Status.BAD: "-", Status.UNKNOWN: "?", Status.NEUTRAL: " "}
+LEGEND = "+ good   ~ in part   - bad   ? not evidenced"
+
+
+def where(evidence: Evidence) -> str:
+    """A file and the place in it, and who says so if it is not the artefact itself."""
+    by = f" (stated by {evidence.asserted_by})" if evidence.asserted_by else ""
+    return f"{evidence.file}{'' if evidence.place == 'file' else f', {evidence.place}'}{by}"
+
+
+def compared(reports: Sequence[Report]) -> list[tuple[str, list[tuple[str, Status]]]]:
+    """Rows of a comparison: a label, and for each report what it says there."""
+    titles = list(dict.fromkeys(section.title for report in reports for section in report.sections))
+    table: list[tuple[str, list[tuple[str, Status]]]] = []
+    for title in titles:
+        sections = [next((s for s in report.sections if s.title == title), Section(title, "–")) for report in reports]
+        table.append((title, [(section.verdict, Status.NEUTRAL) for section in sections]))
+        for label in dict.fromkeys(row.label for section in sections for row in section.rows):
+            table.append((label, [_cell(section, label) for section in sections]))
+    return table
+
+
+def _cell(section: Section, label: str) -> tuple[str, Status]:
+    row = next((row for row in section.rows if row.label == label), None)
+    return (row.value, row.status) if row else ("–", Status.NEUTRAL)
