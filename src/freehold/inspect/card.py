@@ -30,6 +30,8 @@ _GGUF_KEYS = {
     "general.languages": "language",
 }
 _HEADING = re.compile(r"#{1,6}\s+(.*)")
+_BEGINS = re.compile(r"\s*(#{1,6}\s|[-*+]\s|\d+[.)]\s|\||```|<)")  # a line that continues no paragraph
+_ALONE = re.compile(r"\s*(#{1,6}\s|\||```)")  # and that none continues
 _SENTENCE_END = re.compile(r"(?<=[.!?。])\s+(?=\W{0,3}[A-Z\u4e00-\u9fff])")
 
 
@@ -158,10 +160,28 @@ def _card_of_gguf(artefacts: Artefacts) -> Card:
 
 def _sentences(text: str, first_line: int) -> Iterator[Sentence]:
     heading = ""
-    for number, line in enumerate(text.split("\n"), first_line):
-        line = line.strip()
-        if found := _HEADING.match(line):
+    for number, paragraph in _paragraphs(text, first_line):
+        if found := _HEADING.match(paragraph):
             heading = found[1].strip()
-        for sentence in _SENTENCE_END.split(line):
-            for start in range(0, len(sentence), MAX_SENTENCE_CHARS):
-                yield Sentence(sentence[start : start + MAX_SENTENCE_CHARS], number, heading)
+        start = 0
+        for end in [*(found.end() for found in _SENTENCE_END.finditer(paragraph)), len(paragraph)]:
+            line = number + paragraph.count("\n", 0, start)
+            sentence = " ".join(paragraph[start:end].split())
+            for cut in range(0, len(sentence), MAX_SENTENCE_CHARS):
+                yield Sentence(sentence[cut : cut + MAX_SENTENCE_CHARS], line, heading)
+            start = end
+
+
+def _paragraphs(text: str, first_line: int) -> Iterator[tuple[int, str]]:
+    """Lines that belong together, with the number of the first; items, rows and headings stand by themselves."""
+    lines: list[str] = []
+    start = first_line
+    for number, line in enumerate(text.split("\n"), first_line):
+        if lines and (not line.strip() or _BEGINS.match(line) or _ALONE.match(lines[-1])):
+            yield start, "\n".join(lines)
+            lines = []
+        if line.strip():
+            start = start if lines else number
+            lines.append(line.strip())
+    if lines:
+        yield start, "\n".join(lines)

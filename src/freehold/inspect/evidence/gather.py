@@ -59,6 +59,8 @@ def of_card(card: Card) -> Iterator[tuple[str, Fact]]:
 def combine(found: Mapping[str, list[Fact]], card: Card, name: str) -> Facts:
     """One fact a topic, and what follows from one for another."""
     facts = {topic: strongest(several) for topic, several in found.items()}
+    for topic in ("pretraining_data", "posttraining_data"):
+        facts[topic] = _unless_taken_back(facts.get(topic, Fact()), found.get(topic, []))
     is_tuned = bool(_bases(card)) or _TUNED.search(name) is not None or _is_published(facts, "posttraining_data")
     if (complete := facts.get("data_complete")) and complete.is_present:
         for topic in ("pretraining_data", "posttraining_data") if is_tuned else ("pretraining_data",):
@@ -72,6 +74,14 @@ def combine(found: Mapping[str, list[Fact]], card: Card, name: str) -> Facts:
     if facts["datasets"].is_present:
         facts["data_card"] = strongest([facts.get("data_card", Fact()), replace(facts["datasets"], licence="")])
     return Facts(facts, is_tuned)
+
+
+def _unless_taken_back(fact: Fact, several: list[Fact]) -> Fact:
+    """A list of data sets is not said to be all of them; where a sentence says that it is not, it is a part."""
+    taken_back = [each for each in several if each.detail and not each.is_present]
+    if not fact.is_present or not taken_back:
+        return fact
+    return Fact(Standing.PARTIAL, taken_back[0].evidence + fact.evidence, fact.licence, taken_back[0].detail)
 
 
 def _whole(parts: list[Fact]) -> Fact:
