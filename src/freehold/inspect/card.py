@@ -71,7 +71,11 @@ class Card:
         return tuple(str(item) for item in items if isinstance(item, str | int | float) and str(item).strip())
 
     def field_evidence(self, key: str) -> Evidence:
-        return Evidence(self.file, f"{self.fields}{key}", quote(", ".join(self.declared(key)) or str(self.front_matter.get(key, ""))))
+        return Evidence(
+            self.file,
+            f"{self.fields}{key}",
+            quote(", ".join(self.declared(key)) or str(self.front_matter.get(key, ""))),
+        )
 
     def line_evidence(self, sentence: Sentence) -> Evidence:
         return Evidence(self.file, f"line {sentence.line}", quote(sentence.text))

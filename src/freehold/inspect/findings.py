@@ -50,7 +50,12 @@ def evidence_dict(evidence: Evidence) -> dict[str, str]:
 
 def section_dict(section: Section) -> dict[str, Any]:
     rows = [
-        {"label": r.label, "value": r.value, "status": str(r.status), "evidence": [evidence_dict(e) for e in r.evidence]}
+        {
+            "label": r.label,
+            "value": r.value,
+            "status": str(r.status),
+            "evidence": [evidence_dict(e) for e in r.evidence],
+        }
         for r in section.rows
     ]
     return {"title": section.title, "verdict": section.verdict, "rows": rows, "notes": list(section.notes)}

@@ -50,7 +50,7 @@ def declared_terms(card: Card) -> Terms:
 def licence_said_of(kind: str, card: Card) -> str:
     """The open licence that a sentence of the card gives to the "code" or to the "data"; empty when none does."""
     for sentence in card.sentences:
-        if _SAID_OF[kind].search(sentence.text) and _LICENSED.search(sentence.text):
-            if found := licence_lists().named_in(sentence.text):
-                return found
+        is_said = _SAID_OF[kind].search(sentence.text) and _LICENSED.search(sentence.text)
+        if is_said and (found := licence_lists().named_in(sentence.text)):
+            return found
     return ""

@@ -1,4 +1,4 @@
-"""A fact: what the artefacts show of one topic, and where. What they do not show is not evidenced; nothing is guessed."""
+"""A fact: what the artefacts show of one topic, and where. What they do not show is not evidenced, never guessed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

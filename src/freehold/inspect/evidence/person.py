@@ -59,7 +59,9 @@ def _fact(topic: str, claim: Any, who: str, topics: Collection[str]) -> Fact:
     if not isinstance(claim, Mapping) or not claim.keys() <= _KEYS:
         raise ModelFileError(f"{FILE}: {place}: expected status, licence, source and note, got {quote(str(claim))!r}")
     if claim.get("status") not in _STATUSES:
-        raise ModelFileError(f"{FILE}: {place}.status: expected present, partial or absent, got {claim.get('status')!r}")
+        raise ModelFileError(
+            f"{FILE}: {place}.status: expected present, partial or absent, got {claim.get('status')!r}"
+        )
     said = "; ".join(str(claim[key]) for key in ("source", "note") if claim.get(key))
     evidence = Evidence(FILE, place, quote(said), asserted_by=quote(who))
     return Fact(Standing(claim["status"]), (evidence,), str(claim.get("licence") or ""))

@@ -20,6 +20,7 @@ class Topic:
     name: str
     present: re.Pattern[str]
     partial: re.Pattern[str]
+    named: re.Pattern[str]  # a part that is known, whatever else is denied
     mention: re.Pattern[str]  # counts only when it is denied
     hedges: re.Pattern[str]
     denials: re.Pattern[str]  # beside those of all topics
@@ -60,6 +61,7 @@ def _topic(entry: Mapping[str, Any], hedges: list[str]) -> Topic:
         name=entry["name"],
         present=_any(entry.get("present", [])),
         partial=_any(entry.get("partial", [])),
+        named=_any(entry.get("named", [])),
         mention=_any(entry.get("mention", [])),
         hedges=_any(hedges + entry.get("hedges", [])),
         denials=_any(entry.get("denials", [])),
@@ -100,7 +102,8 @@ def _standing(topic: Topic, text: str, denied: re.Match[str] | None, is_availabl
     if not (whole or part or topic.mention.search(text)):
         return Standing.UNKNOWN, ""
     if denied := denied or topic.denials.search(text):
-        return Standing.ABSENT, f"“{quote(denied[0])}”"
+        standing = Standing.PARTIAL if topic.named.search(text) else Standing.ABSENT
+        return standing, f"“{quote(denied[0])}”"
     if not (whole or part) or (topic.needs_availability and not is_available):
         return Standing.UNKNOWN, ""
     hedged = topic.hedges.search(text)

@@ -101,14 +101,8 @@ class Openness:
             "missing_for_next": list(self.verdict.missing),
             "weights_licence": {"name": self.release.weights.name or None, "open": self.release.weights.is_open},
             "mof": self.mof.to_dict() | {"missing": {str(n): [c.name for c in m] for n, m in self.mof.missing.items()}},
-            "components": {
-                c.key: {
-                    "standing": str(self.release.fact(c.key).standing),
-                    "licence": self.release.licences.get(c.key),
-                    "evidence": [evidence_dict(e) for e in self.release.fact(c.key).evidence],
-                }
-                for c in components()
-            },
+            "components": {c.key: self._fact_dict(c.key) for c in components()},
+            "topics": {topic: self._fact_dict(topic) for topic, _ in self._known_facts()},
             "osaid": {
                 "open_source": is_open_source(self.osaid),
                 "elements": [
@@ -119,11 +113,24 @@ class Openness:
             "osai_index": {
                 r.key: {
                     "grade": str(r.grade),
+                    "why": r.why,
                     "evidenced": r.is_evidenced,
                     "evidence": [evidence_dict(e) for e in r.evidence],
                 }
                 for r in self.index
             },
+        }
+
+    def _known_facts(self) -> list[tuple[str, Fact]]:
+        return [(t, f) for t, f in self.release.facts.by_topic.items() if f.standing is not Standing.UNKNOWN]
+
+    def _fact_dict(self, topic: str) -> dict[str, Any]:
+        fact = self.release.fact(topic)
+        return {
+            "standing": str(fact.standing),
+            "licence": (self.release.licence_of(topic) or None) if fact.is_present else None,
+            "detail": fact.detail,
+            "evidence": [evidence_dict(e) for e in fact.evidence],
         }
 
 

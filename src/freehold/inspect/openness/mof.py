@@ -59,7 +59,7 @@ def classify(licences: Mapping[str, str | None]) -> Classification:
     """
     is_open = licence_lists().is_open
     opened = {key for key, licence in licences.items() if licence and is_open(licence)}
-    progress = dict.fromkeys(CLASSES, 0.0)
+    progress: dict[int, float] = dict.fromkeys(CLASSES, 0.0)
     missing: dict[int, tuple[Component, ...]] = {}
     reached = 0
     for number in CLASSES:

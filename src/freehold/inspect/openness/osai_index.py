@@ -26,6 +26,7 @@ class Rating:
     label: str
     grade: Grade
     is_evidenced: bool  # False: nothing in the artefacts tells of it
+    why: str  # in a few words
     evidence: tuple[Evidence, ...]
 
 
@@ -37,7 +38,7 @@ def rate(release: Release) -> tuple[Rating, ...]:
 def _rating(release: Release, entry: dict) -> Rating:
     fact = _licences(release) if entry["topic"] == "licenses" else _fact(release, entry)
     is_evidenced = fact.standing is not Standing.UNKNOWN
-    return Rating(entry["key"], entry["label"], _grade(fact), is_evidenced, fact.evidence)
+    return Rating(entry["key"], entry["label"], _grade(fact), is_evidenced, _why(fact), fact.evidence)
 
 
 def _fact(release: Release, entry: dict) -> Fact:
@@ -57,10 +58,15 @@ def _licences(release: Release) -> Fact:
     if not weights.name:
         return Fact()
     if not lists.is_osi_approved(weights.name):
-        return Fact(Standing.ABSENT, weights.evidence)
+        return Fact(Standing.ABSENT, weights.evidence, detail=f"weights under {weights.name}")
     code = release.fact("training_code")
     has_code = code.is_present and lists.is_osi_approved(release.licence_of("training_code"))
-    return Fact(Standing.PRESENT if has_code else Standing.PARTIAL, weights.evidence)
+    detail = f"weights under {weights.name}, training code {'open' if has_code else 'not evidenced as open'}"
+    return Fact(Standing.PRESENT if has_code else Standing.PARTIAL, weights.evidence, detail=detail)
+
+
+def _why(fact: Fact) -> str:
+    return f"{fact.standing}: {fact.detail}" if fact.detail else str(fact.standing)
 
 
 def _grade(fact: Fact) -> Grade:

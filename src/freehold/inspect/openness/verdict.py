@@ -22,7 +22,8 @@ def judge(release: Release, elements: tuple[Element, ...]) -> Verdict:
     for entry in criteria("verdict")["verdict"]:
         if not _lacking(entry, release, elements):
             missing = _lacking(better, release, elements) if better else []
-            return Verdict(entry["name"], entry["plain"], better.get("name", ""), tuple(missing))
+            plain = entry["plain"] if release.weights.name else entry.get("plain_without_licence", entry["plain"])
+            return Verdict(entry["name"], plain, better.get("name", ""), tuple(missing))
         better = entry
     raise AssertionError("the last verdict has no conditions")
 
@@ -38,7 +39,7 @@ def _lacking(entry: dict, release: Release, elements: tuple[Element, ...]) -> li
         lacking.append(f"an open licence of the weights{under}")
     by_key = {element.key: element for element in elements}
     for topic in entry.get("code", ()):
-        element = by_key[{"model_architecture": "architecture_code"}.get(topic, topic)]
+        element = by_key["architecture_code" if topic == "model_architecture" else topic]
         if element.met is not Met.YES:
             lacking.append(_in_words(element))
     if entry.get("osaid") and not is_open_source(elements):

@@ -40,7 +40,8 @@ def html(reports: Sequence[Report]) -> str:
     """One report, or a table of several."""
     title = escape(", ".join(report.name for report in reports))
     body = _page(reports[0]) if len(reports) == 1 else _comparison(reports)
-    return f"{_HEAD.format(title=title)}{'\n'.join(body)}\n<p><small>{escape(LEGEND)}</small></p>\n</body>\n</html>\n"
+    end = f"<p><small>{escape(LEGEND)}</small></p>\n</body>\n</html>\n"
+    return "\n".join([_HEAD.format(title=title), *body, end])
 
 
 def _page(report: Report) -> Iterator[str]:
