@@ -190,7 +190,7 @@ def _at_odds(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if named and osi(named) and record["ratings"]["trainingcode"]["class"] == "closed":
             grades[record["ratings"]["licenses"]["class"]].append(record["name"])
     told = "; ".join(f"{grade}: {', '.join(names)}" for grade, names in reversed(grades.items()))
-    yield f"- weights under an OSI-approved licence and no training code, the same facts, have "
+    yield "- weights under an OSI-approved licence and no training code, the same facts, have "
     yield f"  each grade of `licenses`: {told}."
     bare = sum(not r["link"] and not r["notes"] for record in records for r in record["ratings"].values())
     yield f"- {bare} grades of {sum(len(r['ratings']) for r in records)} have neither a link nor a note."
