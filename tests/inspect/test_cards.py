@@ -99,3 +99,9 @@ def test_a_gguf_file_that_names_no_licence(qwen):
     assert any(
         "no licence is evidenced, and without one nobody may use it" in note for note in report.sections[0].notes
     )
+
+
+def test_a_modified_licence_is_not_the_licence():
+    kimi = inspect(CARDS / "kimi-k2-instruct").to_dict()["openness"]
+    assert kimi["weights_licence"] == {"name": "modified-mit", "open": False}
+    assert "MIT" not in {component["licence"] for component in kimi["components"].values()}

@@ -35,11 +35,11 @@ def shown(artefacts: Artefacts) -> Iterator[tuple[str, Fact]]:
         detail = f"{len(final)} file{'s' * (len(final) > 1)}, {sum(f.num_bytes for f in final) / 1e9:.2f} GB"
         yield "model_parameters_final", Fact(Standing.PRESENT, _named(final), detail=detail)
     elif index := next((f for f in files if f.name.endswith(".index.json")), None):
-        detail = "the weight files that it lists are not in this folder"
+        detail = "by its index; the weight files are not here"
         yield "model_parameters_final", Fact(Standing.PRESENT, (Evidence(index.name, "weight_map"),), detail=detail)
     elif artefacts.config.get("architectures"):
         evidence = Evidence("config.json", "architectures", str(artefacts.config["architectures"])[:200])
-        detail = "the configuration of a published checkpoint; its weight files are not in this folder"
+        detail = "by its configuration; the weight files are not here"
         yield "model_parameters_final", Fact(Standing.PRESENT, (evidence,), detail=detail)
     if between := [f for f in weights if _INTERMEDIATE.search(f.name)]:
         yield "model_parameters_intermediate", Fact(Standing.PRESENT, _named(between))

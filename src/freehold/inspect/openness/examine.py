@@ -50,6 +50,8 @@ class Openness:
 
     def _component(self, component: Component) -> tuple[str, Status]:
         fact: Fact = self.release.fact(component.key)
+        if not fact.is_published and component.stands_in and self.release.fact(component.stands_in).is_present:
+            return f"the {component.stands_in.replace('_', ' ')} stands in", Status.NEUTRAL
         if not fact.is_present:
             status = {Standing.PARTIAL: Status.PARTIAL, Standing.ABSENT: Status.BAD}.get(fact.standing, Status.UNKNOWN)
             words = {Standing.PARTIAL: "in part", Standing.ABSENT: "said not to be published"}
@@ -81,8 +83,10 @@ class Openness:
         return ", ".join(f"{self.mof.progress[number]:.0f} % of Class {'I' * number}" for number in (3, 2, 1))
 
     def _lack(self, component: Component) -> str:
-        fact = self.release.fact(component.key)
-        return f"an open licence of the {component.name.lower()}" if fact.is_present else component.name.lower()
+        for key in (component.key, component.stands_in):
+            if key and self.release.fact(key).is_present:
+                return f"an open licence of the {key.replace('_', ' ')}"
+        return component.name.lower()
 
     def _asserted(self) -> str:
         claims = [

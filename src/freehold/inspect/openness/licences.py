@@ -43,7 +43,7 @@ class LicenceLists:
 def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     # A short identifier in lower case is a word like any other ("intel", "ruby"): only what reads as a licence counts.
     telling = [re.escape(name) for name in names if re.search(r"\d|licen|^mit$|^cc0$|odc|pddl|openmdw", name)]
-    return re.compile(rf"(?<![\w.-])(?:{'|'.join(telling)})(?![\w-]|\.\d)", re.IGNORECASE)
+    return re.compile(rf"(?<![\w.-])(?<!modified )(?:{'|'.join(telling)})(?![\w-]|\.\d)", re.IGNORECASE)
 
 
 @cache
