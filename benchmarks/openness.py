@@ -134,6 +134,8 @@ def _page(index: Mapping[str, Any], runs: Mapping[str, list[Comparison]]) -> Ite
         cells = [_cell([c for c in run if c.dimension == dimension]) for run in runs.values()]
         count = sum(c.dimension == dimension for c in runs["notes"])
         yield f"| {dimension} | {count} | {' | '.join(cells)} |"
+    cells = [_cell(run) for run in runs.values()]
+    yield f"| all | {len(runs['notes'])} | {' | '.join(cells)} |"
     for dimension, why in NOT_RATED.items():
         yield f"\nNot compared: `{dimension}`: {why}."
     yield "\n## Where the index is at odds with itself\n"

@@ -10,6 +10,7 @@ from conftest import shared_path
 from freehold.errors import ModelFileError
 from freehold.inspect.openness.licences import licence_lists
 from freehold.inspect.openness.mof import classify, classify_record, components
+from freehold.inspect.report import inspect
 
 OPEN = {component.key: "Apache-2.0" for component in components()}
 CLASS_3 = {c.key: "MIT" for c in components() if c.number == 3 and not c.is_optional}
@@ -123,3 +124,29 @@ def test_an_unknown_component_is_named():
         classify_record({"release": {"name": "m", "license": {}, "components": [{"name": "Model weights"}]}})
     assert "m: components: expected a component of the framework, got 'Model weights'" in caught.value.message
     assert "Model parameters (Final)" in caught.value.hint
+
+
+def test_a_record_is_inspected_like_a_model():
+    """Through the door: the file of a record gives the class that its components give."""
+    for path in [*shared_path("data/mof/Test_Data").glob("*.yml"), *shared_path("data/mof/models").glob("*.yml")]:
+        expected = classify_record(yaml.safe_load(path.read_text("utf-8")))
+        assert inspect(path).to_dict()["openness"]["mof"]["progress"] == expected.to_dict()["progress"], path.name
+
+
+def test_a_record_beside_the_model_is_the_producers_word(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nA model.\n")
+    record = {
+        "name": "m",
+        "producer": "Lab",
+        "license": {},
+        "components": [{"name": "Training code", "license": "MIT"}],
+    }
+    framework = {"name": "Model Openness Framework", "version": "1.0", "date": "2024-12-15"}
+    (tmp_path / "MOF.json").write_text(json.dumps({"framework": framework, "release": record}))
+    component = inspect(tmp_path).to_dict()["openness"]["components"]["training_code"]
+    assert component["evidence"] == [
+        {"file": "MOF.json", "place": "components, training_code", "quote": "", "asserted_by": "Lab"}
+    ]
+    (tmp_path / "MOF.json").write_text(json.dumps({"framework": framework, "release": {"components": 3}}))
+    with pytest.raises(ModelFileError, match=r"MOF\.json: expected a record of the Model Openness Framework"):
+        inspect(tmp_path)

@@ -6,6 +6,8 @@ import re
 from io import StringIO
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from freehold.inspect.render.html import html as as_html
@@ -114,3 +116,15 @@ def test_several_are_compared(tmp_path):
     rows = [line for line in markdown(reports).split("\n") if "Licence of the weights" in line]
     assert rows == [r"| Licence of the weights | \+ MIT | \- llama3\: not an open licence |"]
     assert "open\\-weight with use restrictions" in markdown(reports)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.text(max_size=400),
+    st.dictionaries(st.sampled_from(["license", "datasets", "tags", "base_model"]), st.text(max_size=40)),
+)
+def test_no_card_breaks_a_report(tmp_path_factory, text, fields):
+    folder = tmp_path_factory.mktemp("card")
+    (folder / "README.md").write_bytes(f"---\n{json.dumps(fields)}\n---\n{text}".encode("utf-8", "replace"))
+    for name, page in everywhere([inspect(folder)]).items():
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", page), name

@@ -15,6 +15,7 @@ from freehold.inspect.evidence.files import shown
 from freehold.inspect.evidence.person import asserted
 from freehold.inspect.evidence.statements import fullness, stated, words
 from freehold.inspect.findings import Evidence
+from freehold.inspect.openness.mof_record import recorded
 from freehold.models.registry import GGUF_ARCHITECTURES, MODELS
 
 _TUNED = re.compile(r"(?:^|[-_ .])(instruct|chat|it|sft|dpo|rlhf|thinking|think|assistant)(?:$|[-_ .])", re.IGNORECASE)
@@ -42,6 +43,8 @@ def topics() -> frozenset[str]:
 def gather(artefacts: Artefacts, card: Card) -> Facts:
     """What the artefacts and the persons beside them show. Raises ModelFileError for a wrong `evidence.yaml`."""
     found: dict[str, list[Fact]] = {name: [fact] for name, fact in asserted(artefacts, topics()).items()}
+    for name, fact in recorded(artefacts).items():
+        found.setdefault(name, []).append(fact)
     for name, fact in (*shown(artefacts), *_libraries(artefacts, card), *of_card(card)):
         found.setdefault(name, []).append(fact)
     return combine(found, card, artefacts.name)

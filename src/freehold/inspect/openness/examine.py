@@ -6,14 +6,16 @@ from typing import Any
 from freehold.inspect.artefacts import Artefacts
 from freehold.inspect.card import Card
 from freehold.inspect.evidence.facts import Fact, Standing
-from freehold.inspect.evidence.gather import gather
+from freehold.inspect.evidence.gather import Facts, gather
 from freehold.inspect.findings import Row, Section, Status, evidence_dict
+from freehold.inspect.openness.licences import licence_lists
 from freehold.inspect.openness.mof import Classification, Component, classify, components
+from freehold.inspect.openness.mof_record import UNLICENSED
 from freehold.inspect.openness.osai_index import Grade, Rating, rate
 from freehold.inspect.openness.osaid import Element, Met, assess, is_open_source
 from freehold.inspect.openness.release import Release
 from freehold.inspect.openness.verdict import Verdict, judge
-from freehold.inspect.terms import weights_terms
+from freehold.inspect.terms import Terms, weights_terms
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,16 @@ class Openness:
 
 def examine(artefacts: Artefacts, card: Card) -> Openness:
     """How open the model is. Raises ModelFileError for a wrong `evidence.yaml`."""
-    return of_release(Release(gather(artefacts, card), weights_terms(artefacts, card), card))
-
-
-def of_release(release: Release) -> Openness:
+    facts = gather(artefacts, card)
+    release = Release(facts, _weights_terms(artefacts, card, facts), card)
     elements = assess(release)
     return Openness(release, judge(release, elements), classify(release.licences), elements, rate(release))
+
+
+def _weights_terms(artefacts: Artefacts, card: Card, facts: Facts) -> Terms:
+    """What the artefacts declare; where they are silent, what a record or a person states."""
+    terms, stated = weights_terms(artefacts, card), facts["model_parameters_final"]
+    if terms.name or stated.licence in ("", UNLICENSED):
+        return terms
+    evidence = tuple(e for e in stated.evidence if e.asserted_by)
+    return Terms(stated.licence, licence_lists().is_open(stated.licence), evidence)

@@ -85,6 +85,11 @@ def classify_record(record: Mapping[str, Any]) -> Classification:
 
     Raises ModelFileError for a component that the framework does not have.
     """
+    return classify(licences_of(record))
+
+
+def licences_of(record: Mapping[str, Any]) -> dict[str, str | None]:
+    """Component to licence, for those that a record of the framework lists. Raises ModelFileError as above."""
     release = record["release"]
     by_name = {component.name: component for component in components()}
     licences: dict[str, str | None] = {}
@@ -96,7 +101,7 @@ def classify_record(record: Mapping[str, Any]) -> Classification:
                 f"the components are: {', '.join(by_name)}",
             )
         licences[component.key] = _licence_of(entry, component.kind, release.get("license") or {})
-    return classify(licences)
+    return licences
 
 
 def _licence_of(entry: Mapping[str, Any], kind: str, of_release: Any) -> str | None:
