@@ -78,7 +78,7 @@ def _front_matter(record: Mapping[str, Any]) -> str:
 
 
 def _line(dimension: str, rating: Mapping[str, Any], *, with_notes: bool) -> str:
-    note = " ".join((rating["notes"] or "").split()).replace(". ", "; ") if with_notes else ""
+    note = " ".join((rating["notes"] or "").split()).replace(". ", ", ").replace("; ", ", ") if with_notes else ""
     links = " ".join(_links(rating))
     return f"{LABELS[dimension]}: {links} {note}" if links or note else ""
 

@@ -25,6 +25,8 @@ class Topic:
     hedges: re.Pattern[str]
     denials: re.Pattern[str]  # beside those of all topics
     needs_availability: bool
+    of_a_derived_model: re.Pattern[str] | None  # without it, a derived model's sentence is of the topic `otherwise`
+    otherwise: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ def _topic(entry: Mapping[str, Any], hedges: list[str]) -> Topic:
         hedges=_any(hedges + entry.get("hedges", [])),
         denials=_any(entry.get("denials", [])),
         needs_availability=entry.get("available", False),
+        of_a_derived_model=_any(entry["of_a_derived_model"]) if "of_a_derived_model" in entry else None,
+        otherwise=entry.get("otherwise", ""),
     )
 
 
@@ -86,14 +90,20 @@ def stated(card: Card) -> dict[str, Fact]:
 
 
 def _in_sentence(card: Card, sentence: Sentence) -> Iterable[tuple[str, Fact]]:
+    for clause in words().aside.sub("", sentence.text).split("; "):
+        for name, standing, telling in _in_clause(clause, is_derived=bool(card.declared("base_model"))):
+            licence = licence_lists().named_in(clause) or ""
+            yield name, Fact(standing, (card.line_evidence(sentence),), licence, telling)
+
+
+def _in_clause(text: str, *, is_derived: bool) -> Iterable[tuple[str, Standing, str]]:
     common = words()
-    text = common.aside.sub("", sentence.text)
     denied, available = common.denials.search(text), common.available.search(text)
     for topic in common.topics:
         standing, telling = _standing(topic, text, denied, available is not None)
         if standing is not Standing.UNKNOWN:
-            licence = licence_lists().named_in(text) or ""
-            yield topic.name, Fact(standing, (card.line_evidence(sentence),), licence, telling)
+            is_own = not is_derived or topic.of_a_derived_model is None or topic.of_a_derived_model.search(text)
+            yield topic.name if is_own else topic.otherwise, standing, telling
 
 
 def _standing(topic: Topic, text: str, denied: re.Match[str] | None, is_available: bool) -> tuple[Standing, str]:
