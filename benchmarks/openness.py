@@ -20,7 +20,7 @@ from freehold.inspect.evidence.gather import combine, of_card
 from freehold.inspect.openness.licences import licence_lists
 from freehold.inspect.openness.osai_index import rate
 from freehold.inspect.openness.release import Release
-from freehold.inspect.terms import declared_terms
+from freehold.inspect.terms import card_terms
 
 GRADES = ("closed", "partial", "open")
 # How a card would name what the dimension is about.
@@ -68,7 +68,7 @@ def _ours(record: Mapping[str, Any], dimension: str, *, with_notes: bool) -> tup
     found: dict[str, list[Any]] = {}
     for topic, fact in of_card(card):
         found.setdefault(topic, []).append(fact)
-    release = Release(combine(found, card, "instruct"), declared_terms(card), card)
+    release = Release(combine(found, card, "instruct"), card_terms(card), card)
     rating = next(r for r in rate(release) if r.key == dimension)
     return str(rating.grade), rating.why
 

@@ -55,5 +55,6 @@ def inspect(path: str | os.PathLike[str]) -> Report:
 
 def _examine(artefacts: Artefacts, card: Card) -> Iterator[tuple[str, Examination]]:
     from freehold.inspect.openness.examine import examine as examine_openness
+    from freehold.inspect.terms import declared_terms
 
-    yield "openness", examine_openness(artefacts, card)
+    yield "openness", examine_openness(artefacts, card, declared_terms(artefacts, card))

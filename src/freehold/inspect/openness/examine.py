@@ -1,6 +1,6 @@
 """The examination of openness: evidence, then the framework's class, the definition, the index and the verdict."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from freehold.inspect.artefacts import Artefacts
@@ -15,7 +15,7 @@ from freehold.inspect.openness.osai_index import Grade, Rating, rate
 from freehold.inspect.openness.osaid import Element, Met, assess, is_open_source
 from freehold.inspect.openness.release import Release
 from freehold.inspect.openness.verdict import Verdict, judge
-from freehold.inspect.terms import Terms, weights_terms
+from freehold.inspect.terms import ReleaseTerms, Terms
 
 
 @dataclass(frozen=True)
@@ -140,17 +140,17 @@ class Openness:
         }
 
 
-def examine(artefacts: Artefacts, card: Card) -> Openness:
-    """How open the model is. Raises ModelFileError for a wrong `evidence.yaml`."""
+def examine(artefacts: Artefacts, card: Card, terms: ReleaseTerms) -> Openness:
+    """How open the model is, given its licences. Raises ModelFileError for a wrong `evidence.yaml`."""
     facts = gather(artefacts, card)
-    release = Release(facts, _weights_terms(artefacts, card, facts), card)
+    release = Release(facts, replace(terms, weights=_weights(terms.weights, facts)), card)
     elements = assess(release)
     return Openness(release, judge(release, elements), classify(release.licences), elements, rate(release))
 
 
-def _weights_terms(artefacts: Artefacts, card: Card, facts: Facts) -> Terms:
-    """What the artefacts declare; where they are silent, what a record or a person states."""
-    terms, stated = weights_terms(artefacts, card), facts["model_parameters_final"]
+def _weights(terms: Terms, facts: Facts) -> Terms:
+    """What the artefacts tell; where they are silent, what a record or a person states."""
+    stated = facts["model_parameters_final"]
     if terms.name or stated.licence in ("", UNLICENSED):
         return terms
     evidence = tuple(e for e in stated.evidence if e.asserted_by)

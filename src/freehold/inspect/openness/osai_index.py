@@ -57,7 +57,7 @@ def _licences(release: Release) -> Fact:
     weights = release.weights
     if not weights.name:
         return Fact()
-    if not lists.is_osi_approved(weights.name):
+    if not (weights.is_open and lists.is_osi_approved(weights.name)):
         return Fact(Standing.ABSENT, weights.evidence, detail=f"weights under {weights.name}")
     code = release.fact("training_code")
     has_code = code.is_present and lists.is_osi_approved(release.licence_of("training_code"))

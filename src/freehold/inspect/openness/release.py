@@ -8,7 +8,7 @@ from freehold.inspect.card import Card
 from freehold.inspect.evidence.facts import Fact
 from freehold.inspect.evidence.gather import Facts
 from freehold.inspect.openness.mof import components
-from freehold.inspect.terms import Terms, licence_said_of
+from freehold.inspect.terms import ReleaseTerms, Terms
 
 # Published elsewhere under terms of their own, which the release's licence does not reach.
 _ELSEWHERE = {"technical_report", "research_paper", "datasets", "evaluation_data"}
@@ -17,8 +17,12 @@ _ELSEWHERE = {"technical_report", "research_paper", "datasets", "evaluation_data
 @dataclass(frozen=True)
 class Release:
     facts: Facts
-    weights: Terms
+    terms: ReleaseTerms
     card: Card
+
+    @property
+    def weights(self) -> Terms:
+        return self.terms.weights
 
     def fact(self, topic: str) -> Fact:
         return self.facts[topic]
@@ -30,10 +34,10 @@ class Release:
         if own := self.fact(topic).licence:
             return own
         kind = self._kinds.get(topic, "document")
-        if kind == "code" and self._said["code"]:
-            return self._said["code"]
-        if topic == "datasets" and self._said["data"]:
-            return self._said["data"]
+        if kind == "code" and self.terms.code.name:
+            return self.terms.code.name
+        if topic == "datasets" and self.terms.data.name:
+            return self.terms.data.name
         lies_here = all(e.place == "file" for e in self.fact(topic).evidence)
         return self.weights.name if topic not in _ELSEWHERE or lies_here else ""
 
@@ -45,7 +49,3 @@ class Release:
     @cached_property
     def _kinds(self) -> Mapping[str, str]:
         return {component.key: component.kind for component in components()}
-
-    @cached_property
-    def _said(self) -> Mapping[str, str]:
-        return {kind: licence_said_of(kind, self.card) for kind in ("code", "data")}

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from freehold.inspect.openness.criteria import criteria
-from freehold.inspect.openness.licences import licence_lists
 from freehold.inspect.openness.osaid import Element, Met, is_open_source
 from freehold.inspect.openness.release import Release
 
@@ -34,7 +33,7 @@ def _lacking(entry: dict, release: Release, elements: tuple[Element, ...]) -> li
     is_published = release.fact("model_parameters_final").is_published
     if entry.get("weights") and not is_published:
         return ["published weights"]
-    if entry.get("weights") == "open" and not licence_lists().is_open(release.weights.name):
+    if entry.get("weights") == "open" and not release.weights.is_open:
         under = f" (they are under {release.weights.name})" if release.weights.name else " (none is evidenced)"
         lacking.append(f"an open licence of the weights{under}")
     by_key = {element.key: element for element in elements}
