@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+NOT_EVIDENCED = "not evidenced"  # the value of a row of which the artefacts do not tell
+
 
 class Status(StrEnum):
     """How a row reads to somebody who must decide."""

@@ -7,7 +7,7 @@ from freehold.inspect.artefacts import Artefacts
 from freehold.inspect.card import Card
 from freehold.inspect.evidence.facts import Fact, Standing
 from freehold.inspect.evidence.gather import Facts, gather
-from freehold.inspect.findings import Row, Section, Status, evidence_dict
+from freehold.inspect.findings import NOT_EVIDENCED, Row, Section, Status, evidence_dict
 from freehold.inspect.openness.licences import licence_lists
 from freehold.inspect.openness.mof import Classification, Component, classify, components
 from freehold.inspect.openness.mof_record import UNLICENSED
@@ -46,7 +46,7 @@ class Openness:
     def _licence_row(self) -> Row:
         terms = self.release.weights
         if not terms.name:
-            return Row("Licence of the weights", "not evidenced", Status.UNKNOWN)
+            return Row("Licence of the weights", NOT_EVIDENCED, Status.UNKNOWN)
         value = terms.name if terms.is_open else f"{terms.name}: not an open licence"
         return Row("Licence of the weights", value, Status.GOOD if terms.is_open else Status.BAD, terms.evidence)
 
@@ -57,7 +57,7 @@ class Openness:
         if not fact.is_present:
             status = {Standing.PARTIAL: Status.PARTIAL, Standing.ABSENT: Status.BAD}.get(fact.standing, Status.UNKNOWN)
             words = {Standing.PARTIAL: "in part", Standing.ABSENT: "said not to be published"}
-            value = words.get(fact.standing, "not evidenced")
+            value = words.get(fact.standing, NOT_EVIDENCED)
             return f"{value}: {fact.detail}" if fact.detail else value, status
         licence = self.release.licence_of(component.key)
         is_counted = component.key not in {c.key for missing in self.mof.missing.values() for c in missing}
@@ -71,8 +71,7 @@ class Openness:
         notes.append(f"Model Openness Framework 1.0: {self.mof.label}, {self._progress()}.")
         if self.mof.number != 1:
             number = self.mof.number - 1 if self.mof.number else 3
-            lacks = ", ".join(self._lack(c) for c in self.mof.missing[number])
-            notes.append(f"For Class {'I' * number} it lacks: {lacks}.")
+            notes.append(f"For Class {'I' * number} it lacks: {self._lacks(self.mof.missing[number])}.")
         if asserted := self._asserted():
             notes.append(f"Stated by persons and not by the artefacts: {asserted}.")
         if self.release.card.problem:
@@ -84,11 +83,18 @@ class Openness:
     def _progress(self) -> str:
         return ", ".join(f"{self.mof.progress[number]:.0f} % of Class {'I' * number}" for number in (3, 2, 1))
 
-    def _lack(self, component: Component) -> str:
-        for key in (component.key, component.stands_in):
-            if key and self.release.fact(key).is_present:
-                return f"an open licence of the {key.replace('_', ' ')}"
-        return component.name.lower()
+    def _lacks(self, missing: tuple[Component, ...]) -> str:
+        """What is not there, and of what is there the licence."""
+        names = {component.key: component.name.lower() for component in components()}
+        closed = [names[key] for c in missing if (key := self._present(c))]
+        absent = [f"the {names[c.key]}" for c in missing if not self._present(c)]
+        licence = [f"an open licence of the {', the '.join(closed)}"] if closed else []
+        return "; ".join(absent + licence)
+
+    def _present(self, component: Component) -> str:
+        """The key under which a component is there: its own, or that of what stands in for it; empty: neither."""
+        keys = (component.key, component.stands_in)
+        return next((key for key in keys if key and self.release.fact(key).is_present), "")
 
     def _asserted(self) -> str:
         claims = [

@@ -5,7 +5,7 @@ from html import escape as html_escape
 
 from freehold.inspect.findings import Row, Section
 from freehold.inspect.render.plain import plain
-from freehold.inspect.render.words import LEGEND, MARKS, compared, where
+from freehold.inspect.render.words import LEGEND, MARKS, compared, condensed, where
 from freehold.inspect.report import Report
 
 _HEAD = """<!doctype html>
@@ -53,7 +53,7 @@ def _page(report: Report) -> Iterator[str]:
 def _section(section: Section) -> Iterator[str]:
     yield f"<h2>{escape(section.title)}: {escape(section.verdict)}</h2>"
     yield "<table>"
-    yield from map(_row, section.rows)
+    yield from map(_row, condensed(section))
     yield "</table>"
     for note in section.notes:
         yield f"<p>{escape(note)}</p>"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from freehold.inspect.findings import Section
 from freehold.inspect.render.plain import plain
-from freehold.inspect.render.words import LEGEND, MARKS, compared, where
+from freehold.inspect.render.words import LEGEND, MARKS, compared, condensed, where
 from freehold.inspect.report import Report
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:-])")
@@ -34,7 +34,7 @@ def _section(section: Section) -> Iterator[str]:
     yield f"\n## {escape(section.title)}: {escape(section.verdict)}\n"
     if section.rows:
         yield "| | what | finding | where |\n| --- | --- | --- | --- |"
-    for row in section.rows:
+    for row in condensed(section):
         evidence = "; ".join(escape(where(e)) for e in row.evidence)
         yield f"| {escape(MARKS[row.status])} | {escape(row.label)} | {escape(row.value)} | {evidence} |"
     yield ""

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from freehold.inspect.findings import Section, Status
 from freehold.inspect.render.plain import plain
-from freehold.inspect.render.words import LEGEND, MARKS, compared, where
+from freehold.inspect.render.words import LEGEND, MARKS, compared, condensed, where
 from freehold.inspect.report import Report
 
 _STYLES = {
@@ -40,7 +40,7 @@ def _section(section: Section) -> list[RenderableType]:
     table.add_column(min_width=18, max_width=32)
     table.add_column(ratio=3)
     table.add_column(ratio=2, style="dim")
-    for row in section.rows:
+    for row in condensed(section):
         style = _STYLES[row.status]
         evidence = plain(where(row.evidence[0])) if row.evidence else ""
         mark = Text(MARKS[row.status], style)

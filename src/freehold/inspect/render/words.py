@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from freehold.inspect.findings import Evidence, Section, Status
+from freehold.inspect.findings import NOT_EVIDENCED, Evidence, Row, Section, Status
 from freehold.inspect.report import Report
 
 MARKS = {Status.GOOD: "+", Status.PARTIAL: "~", Status.BAD: "-", Status.UNKNOWN: "?", Status.NEUTRAL: " "}
@@ -13,6 +13,15 @@ def where(evidence: Evidence) -> str:
     """A file and the place in it, and who says so if it is not the artefact itself."""
     by = f" (stated by {evidence.asserted_by})" if evidence.asserted_by else ""
     return f"{evidence.file}{'' if evidence.place == 'file' else f', {evidence.place}'}{by}"
+
+
+def condensed(section: Section) -> tuple[Row, ...]:
+    """A section's rows for a page: those of which nothing is evidenced are one row at the end."""
+    silent = [row for row in section.rows if row.value == NOT_EVIDENCED]
+    if len(silent) < 2:
+        return section.rows
+    rest = tuple(row for row in section.rows if row.value != NOT_EVIDENCED)
+    return (*rest, Row(NOT_EVIDENCED.capitalize(), ", ".join(row.label for row in silent), Status.UNKNOWN))
 
 
 def compared(reports: Sequence[Report]) -> list[tuple[str, list[tuple[str, Status]]]]:
