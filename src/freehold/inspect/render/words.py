@@ -6,6 +6,7 @@ from freehold.inspect.findings import NOT_EVIDENCED, Evidence, Row, Section, Sta
 from freehold.inspect.report import Report
 
 MARKS = {Status.GOOD: "+", Status.PARTIAL: "~", Status.BAD: "-", Status.UNKNOWN: "?", Status.NEUTRAL: " "}
+_WORST_FIRST = (Status.BAD, Status.UNKNOWN, Status.PARTIAL, Status.NEUTRAL, Status.GOOD)
 LEGEND = "+ good   ~ in part   - bad   ? not evidenced"
 
 
@@ -37,5 +38,8 @@ def compared(reports: Sequence[Report]) -> list[tuple[str, list[tuple[str, Statu
 
 
 def _cell(section: Section, label: str) -> tuple[str, Status]:
-    row = next((row for row in section.rows if row.label == label), None)
-    return (row.value, row.status) if row else ("–", Status.NEUTRAL)
+    rows = [row for row in section.rows if row.label == label]
+    if not rows:
+        return "–", Status.NEUTRAL
+    worst = min((row.status for row in rows), key=_WORST_FIRST.index)
+    return "; ".join(row.value for row in rows), worst
