@@ -105,3 +105,13 @@ def test_a_modified_licence_is_not_the_licence():
     kimi = inspect(CARDS / "kimi-k2-instruct").to_dict()["openness"]
     assert kimi["weights_licence"] == {"name": "modified-mit", "open": False}
     assert "MIT" not in {component["licence"] for component in kimi["components"].values()}
+
+
+def test_a_snapshot_of_the_hub_is_named_by_its_model(tmp_path):
+    blobs, snapshot = tmp_path / "models--org--m" / "blobs", tmp_path / "models--org--m" / "snapshots" / "0a1b"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (blobs / "x").write_text("---\nlicense: mit\n---\nWeights: https://huggingface.co/org/m\n")
+    (snapshot / "README.md").symlink_to(blobs / "x")
+    report = inspect(snapshot)
+    assert (report.name, report.verdict) == ("org/m", "open-weight")

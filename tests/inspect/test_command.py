@@ -37,7 +37,7 @@ def test_several():
 def test_errors(tmp_path):
     done = run(tmp_path / "nothing")
     assert done.returncode == 2
-    assert f"error: {tmp_path / 'nothing'}: neither a file nor a model in the catalogue" in done.stderr
+    assert f"error: {tmp_path / 'nothing'}: neither a file, a folder nor a model in the catalogue" in done.stderr
     done = run(CARDS / "qwen3-8b", "--json", "--md")
     assert done.returncode == 2
     assert "error: --json, --md and --html: expected at most one of them" in done.stderr

@@ -1,8 +1,14 @@
 """freehold inspect: how open a model is, what its licence asks, whether its files can be trusted, what it costs."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from freehold.cli.common import download_progress, print_json
+
+if TYPE_CHECKING:
+    from freehold.store.references import StoredModel
 
 
 @click.command(name="inspect")
@@ -21,8 +27,8 @@ def command(models: tuple[str, ...], as_json: bool, as_markdown: bool, as_html: 
     from freehold.store.references import resolve
 
     with download_progress() as progress:
-        paths = [resolve(model, progress=progress).path for model in models]
-    reports = [inspect(path) for path in paths]
+        stored = [resolve(model, progress=progress) for model in models]
+    reports = [inspect(_to_examine(each)) for each in stored]
     if as_json:
         dicts = [report.to_dict() for report in reports]
         print_json(dicts[0] if len(dicts) == 1 else dicts)
@@ -40,3 +46,11 @@ def command(models: tuple[str, ...], as_json: bool, as_markdown: bool, as_html: 
         from freehold.inspect.render.terminal import show
 
         show(reports, Console(highlight=False))
+
+
+def _to_examine(stored: "StoredModel") -> Path:
+    """A file of the hub lies in a folder with its card and its licence."""
+    from freehold.store.references import source_of
+
+    is_of_hub = stored.ref is not None and source_of(stored.ref) in ("hf", "ms")
+    return stored.path.parent if is_of_hub and stored.path.is_file() else stored.path
