@@ -17,10 +17,11 @@ from typing import Any
 
 from freehold.inspect.card import parse_card
 from freehold.inspect.evidence.gather import combine, of_card
+from freehold.inspect.licence.detect import detect_name
 from freehold.inspect.openness.licences import licence_lists
 from freehold.inspect.openness.osai_index import rate
 from freehold.inspect.openness.release import Release
-from freehold.inspect.terms import card_terms
+from freehold.inspect.terms import ReleaseTerms, Terms
 
 GRADES = ("closed", "partial", "open")
 # How a card would name what the dimension is about.
@@ -64,17 +65,20 @@ def compare(records: Sequence[Mapping[str, Any]], *, with_notes: bool) -> Iterat
 def _ours(record: Mapping[str, Any], dimension: str, *, with_notes: bool) -> tuple[str, str]:
     dimensions = [dimension] if dimension != "licenses" else ["trainingcode"]
     lines = [_line(d, record["ratings"][d], with_notes=with_notes) for d in dimensions if d in record["ratings"]]
-    card = parse_card("record", _front_matter(record) + "\n".join(lines))
+    card = parse_card("record", "\n".join(lines))
     found: dict[str, list[Any]] = {}
     for topic, fact in of_card(card):
         found.setdefault(topic, []).append(fact)
-    release = Release(combine(found, card, "instruct"), card_terms(card), card)
+    release = Release(combine(found, card, "instruct"), _terms(record), card)
     rating = next(r for r in rate(release) if r.key == dimension)
     return str(rating.grade), rating.why
 
 
-def _front_matter(record: Mapping[str, Any]) -> str:
-    return f"---\nlicense: {json.dumps(str(record.get('endmodellicense') or 'unknown'))}\n---\n"
+def _terms(record: Mapping[str, Any]) -> ReleaseTerms:
+    finding = detect_name(str(record.get("endmodellicense") or ""))
+    if finding is None:
+        return ReleaseTerms(Terms())
+    return ReleaseTerms(Terms(finding.expression if finding.is_open else finding.name, finding.is_open))
 
 
 def _line(dimension: str, rating: Mapping[str, Any], *, with_notes: bool) -> str:

@@ -1,18 +1,10 @@
 """Under which licence a release and its parts stand, as the examination of openness needs it."""
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.card import Card
 from freehold.inspect.findings import Evidence
+from freehold.inspect.licence import LicenceReport, ScopeFinding
 from freehold.inspect.openness.licences import licence_lists
-
-_LICENCE_FILE = re.compile(r"(^|/)(licen[cs]e|copying)[\w.-]*$", re.IGNORECASE)
-_UNNAMED = {"other", "unknown", ""}
-_CODE = re.compile(r"\b(code|codebase|code repository|software|repo|scripts)\b", re.IGNORECASE)
-_DATA = re.compile(r"\b(data|datasets?|corpus|corpora)\b", re.IGNORECASE)
-_LICENSED = re.compile(r"\b(licen[cs]ed?|released|distributed|available|published)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +25,15 @@ class ReleaseTerms:
     data: Terms = Terms()
 
 
-def declared_terms(artefacts: Artefacts, card: Card) -> ReleaseTerms:
-    """What the card's fields and sentences declare; a licence file beside weights without a field is one of its own."""
-    terms = card_terms(card)
-    file = next((f for f in artefacts.files if _LICENCE_FILE.search(f.name) and not f.outside), None)
-    if terms.weights.name or file is None:
-        return terms
-    return replace(terms, weights=Terms("a licence of its own", False, (Evidence(file.name, "file"),)))
+def terms_of(licences: LicenceReport) -> ReleaseTerms:
+    """What the examination of the licences has found."""
+    return ReleaseTerms(_terms(licences.weights), _terms(licences.code), _terms(licences.data))
 
 
-def card_terms(card: Card) -> ReleaseTerms:
-    """What a card declares by itself."""
-    return ReleaseTerms(_declared(card), _said(_CODE, card), _said(_DATA, card))
-
-
-def _declared(card: Card) -> Terms:
-    for key in ("license", "license_name"):
-        names = [name for name in card.declared(key) if name.lower() not in _UNNAMED]
-        if names:
-            open_name = licence_lists().identify(names[0])
-            return Terms(open_name or names[0], open_name is not None, (card.field_evidence(key),))
-    return Terms()
-
-
-def _said(of: re.Pattern[str], card: Card) -> Terms:
-    """The first open licence that a sentence of the card gives to the code, or to the data."""
-    for sentence in card.sentences:
-        is_said = of.search(sentence.text) and _LICENSED.search(sentence.text)
-        if is_said and (found := licence_lists().named_in(sentence.text)):
-            return Terms(found, True, (card.line_evidence(sentence),))
-    return Terms()
+def _terms(scope: ScopeFinding) -> Terms:
+    if not scope.findings:
+        return Terms()
+    name = scope.expression if scope.is_open and scope.expression else scope.name
+    if not scope.is_open and licence_lists().is_open(name):
+        name += ", which other sources contradict"
+    return Terms(name, scope.is_open, scope.evidence)
