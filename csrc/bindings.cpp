@@ -438,6 +438,11 @@ void bind_formats(nb::module_& m) {
         }
     });
     m.def("read_gguf", &read_gguf, "bytes"_a);
+    m.def("formats", [] {
+        std::vector<std::string> names;
+        for (int i = 0; i < kNumFormats; i++) names.push_back(format_info(Format(i)).name);
+        return names;
+    });
     m.def("dequantize", &dequantize_array, "format"_a, "blocks"_a);
 }
 
