@@ -13,6 +13,7 @@ from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, Sa
 from freehold.errors import EngineError, MemoryBudgetError, RequestError, TemplateError
 from freehold.executors.choice import choose
 from freehold.executors.native import memory_plan, native_sampler
+from freehold.models.parameters import named_parameters
 from freehold.models.registry import model_for, unused_tensors
 from freehold.store.references import StoredModel, resolve
 from freehold.streams import AsyncStream, Completion, LoopInbox, Piece, PromptLogprob, Reply, Stream, Timings, Usage
@@ -323,7 +324,8 @@ def describe(ref: str | None = None, *, context: int | None = None, kv_format: s
 def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any) -> dict[str, Any]:
     metadata, config = checkpoint.metadata, model.config
     formats: dict[str, Counter[str]] = {}
-    for name, tensor in checkpoint.tensors.items():
+    tensors = checkpoint.tensors if checkpoint.config is None else named_parameters(model, checkpoint.tensors)
+    for name, tensor in tensors.items():
         kind = ".".join(
             part for part in name.split(".") if part not in ("blk", "model", "layers", "weight") and not part.isdigit()
         )
@@ -335,7 +337,7 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
         "file_bytes": sum(path.stat().st_size for path in checkpoint.paths),
         "sha256": stored.sha256,
         "architecture": config.architecture,
-        "parameters": sum(_count(tensor.shape) for tensor in checkpoint.tensors.values()),
+        "parameters": sum(_count(tensor.shape) for tensor in tensors.values()),
         "layers": config.num_layers,
         "hidden_size": config.hidden_size,
         "heads": config.num_heads,

@@ -157,6 +157,20 @@ class DerivedTensor(_Derivable):
         self.source.release()
 
 
+class TurnedTensor(DerivedTensor):
+    """A quantized matrix as (inputs, outputs): its transpose is the matrix as it lies, which loses nothing."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, matrix: DerivedTensor) -> "TurnedTensor":
+        rows, cols = matrix.shape
+        return cls(matrix.name, (cols, rows), "F32", lambda: matrix.dequantize().T, matrix)
+
+    def transpose(self) -> "AnyTensor":
+        return self.source
+
+
 @dataclass(frozen=True, slots=True)
 class StackedTensor:
     """Matrices of one shape that lie in different places, as one tensor (parts, outputs, inputs)."""
