@@ -199,6 +199,8 @@ GPTQ = CONFIGS["gptq"]
         ),
         ({"scales": torch.zeros(2, 16)}, GPTQ, "x.weight: scales of F32: expected F16 or BF16"),
         ({"g_idx": torch.full((128,), 7, dtype=torch.int32)}, GPTQ, "x.g_idx: expected groups of 2 scales in F16"),
+        ({"scales": torch.zeros(16).half()}, GPTQ, "x.scales: expected a matrix, got shape (16,)"),
+        ({"qzeros": torch.zeros(0, 2).int()}, GPTQ, "x.qzeros: expected a matrix, got shape (0, 2)"),
         ({}, GPTQ | {"bits": 3}, "x.weight: quantized by gptq with 3 bits (None): not supported"),
         ({}, CONFIGS["awq"] | {"version": "gemv"}, "x.weight: quantized by awq with 4 bits (gemv): not supported"),
         ({}, {}, "x.weight: quantized by None with 4 bits (None): not supported"),
@@ -219,7 +221,7 @@ def test_int4_that_does_not_fit(change, quantization, message, tmp_path):
         ({"weight": (32, 40), "weight_scale": (1,)}, "x.weight: 40 columns with a scale for 40: expected multiples"),
         (
             {"weight": (64, 64), "weight_scale_inv": (3, 2)},
-            "x.weight_scale_inv: shape (3, 2) does not fit blocks of 32 x",
+            "x.weight_scale_inv: (3, 2) does not fit blocks of 32 x",
         ),
         ({"weight": (2, 2, 32), "weight_scale": (1,)}, "x.weight: expected a matrix and a matrix of scales"),
     ],

@@ -60,6 +60,12 @@ class _Assembly:
             raise ModelFileError(f"{name}: missing beside the other tensors of its weight")
         return self.tensors.pop(name)
 
+    def _take_matrix(self, name: str) -> Any:
+        tensor = self._take(name)
+        if len(tensor.shape) != 2 or 0 in tensor.shape:
+            raise ModelFileError(f"{name}: expected a matrix, got shape {tensor.shape}")
+        return tensor
+
     def _setting(self, name: str, default: Any) -> Any:
         return self._quantization.get(name, default)
 
@@ -87,12 +93,11 @@ class _Assembly:
     # compressed-tensors
 
     def add_packed(self, place: str) -> None:
-        packed, scale = self._take(place + "weight_packed"), self._take(place + "weight_scale")
+        packed, scale = self._take_matrix(place + "weight_packed"), self._take_matrix(place + "weight_scale")
         self.tensors.pop(place + "weight_shape", None)
         if place + "weight_g_idx" in self.tensors or place + "weight_zero_point" in self.tensors:
             raise UnsupportedError(f"{place}weight_packed: zero points and orders of columns are not supported here")
-        rows, groups = scale.shape if len(scale.shape) == 2 else (0, 0)
-        cols = 8 * packed.shape[-1]
+        (rows, groups), cols = scale.shape, 8 * packed.shape[1]
         _require(packed, (rows, cols // 8), "I32")
         name = place + "weight"
         group = _group(name, cols, groups, _packed_bits(self._quantization))
@@ -108,8 +113,8 @@ class _Assembly:
 
     def add_grouped(self, place: str) -> None:
         method, bits = self._setting("quant_method", None), self._setting("bits", 4)
-        name, codes = place + "weight", self._take(place + "qweight")
-        zeros, scales = self._take(place + "qzeros"), self._take(place + "scales")
+        name = place + "weight"
+        codes, zeros, scales = (self._take_matrix(place + part) for part in ("qweight", "qzeros", "scales"))
         order = self.tensors.pop(place + "g_idx", None)
         if method == "awq" and bits == 4 and self._setting("version", "gemm") == "gemm":
             self.tensors[name] = _awq(name, codes, zeros, scales)
@@ -202,16 +207,14 @@ def _fp8(name: str, weight: Any, scale: Any, block: Any) -> AnyTensor:
     if len(weight.shape) == 3 and len(scale.shape) == 3 and weight.shape[0] == scale.shape[0]:
         pairs = zip(weight.parts, scale.parts, strict=True)
         return StackedTensor(name, tuple(_fp8(name, *pair, block) for pair in pairs))
-    if len(weight.shape) != 2 or len(scale.shape) > 2:
+    if len(weight.shape) != 2 or len(scale.shape) > 2 or 0 in weight.shape + scale.shape:
         raise ModelFileError(f"{name}: expected a matrix and a matrix of scales, got {weight.shape} and {scale.shape}")
     rows, cols = weight.shape
-    num_rows, num_cols = (scale.shape + (1, 1))[:2] if scale.shape != () else (1, 1)
+    num_rows, num_cols = (*scale.shape, 1, 1)[:2]
     high = block[0] if _is_block(block) and num_rows > 1 else -(-rows // num_rows)
     wide = block[1] if _is_block(block) and num_cols > 1 else -(-cols // num_cols)
     if -(-rows // high) != num_rows or -(-cols // wide) != num_cols:
-        raise ModelFileError(
-            f"{scale.name}: shape {scale.shape} does not fit blocks of {high} x {wide} of {rows, cols}"
-        )
+        raise ModelFileError(f"{scale.name}: {scale.shape} does not fit blocks of {high} x {wide} of {rows, cols}")
     unit = 128 if cols % 128 == 0 and (wide % 128 == 0 or num_cols == 1) else COLUMNS
     if cols % unit or (wide % unit and num_cols > 1):
         raise UnsupportedError(f"{name}: {cols} columns with a scale for {wide}: expected multiples of {COLUMNS}")
