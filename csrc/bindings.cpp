@@ -8,6 +8,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <optional>
@@ -15,6 +16,7 @@
 #include <thread>
 
 #include "formats/gguf.h"
+#include "formats/published.h"
 #include "kernels/kernels.h"
 #include "memory.h"
 #include "operations.h"
@@ -451,6 +453,21 @@ nb::ndarray<nb::numpy, float, nb::ndim<1>> dequantize_array(const std::string& n
     return nb::ndarray<nb::numpy, float, nb::ndim<1>>(out, {count}, owner);
 }
 
+// Writes the nibbles of a matrix as a lab publishes them into rows of blocks of 32 columns.
+void put_published_nibbles(const std::string& layout, Bytes codes, int rows, int cols, int header,
+                           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
+    const char* names[] = {"bytes", "rows", "gptq", "awq"};
+    const auto* name = std::find(std::begin(names), std::end(names), layout);
+    if (name == std::end(names)) throw std::invalid_argument("unknown layout " + layout);
+    const auto kind = CodeLayout(name - std::begin(names));
+    if (rows <= 0 || cols <= 0 || cols % 32 || header < 0 || (kind == CodeLayout::Awq && rows % 8) ||
+        codes.size() != size_t(rows) * size_t(cols) / 2 ||
+        out.size() != size_t(rows) * (size_t(cols) / 32) * size_t(header + 16))
+        throw std::invalid_argument("put_nibbles: shape");
+    nb::gil_scoped_release release;
+    put_nibbles(kind, codes.data(), rows, cols, header, out.data());
+}
+
 nb::object to_python(const GgufValue& value) {
     return std::visit(
         [](const auto& v) -> nb::object {
@@ -498,6 +515,12 @@ void bind_formats(nb::module_& m) {
         }
     });
     m.def("read_gguf", &read_gguf, "bytes"_a);
+    m.def("formats", [] {
+        std::vector<std::string> names;
+        for (int i = 0; i < kNumFormats; i++) names.push_back(format_info(Format(i)).name);
+        return names;
+    });
+    m.def("put_nibbles", &put_published_nibbles, "layout"_a, "codes"_a, "rows"_a, "cols"_a, "header"_a, "out"_a);
     m.def("dequantize", &dequantize_array, "format"_a, "blocks"_a);
 }
 

@@ -53,6 +53,12 @@ struct Avx2 {
     FH_INLINE F load_bf16(const uint16_t* p) {
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half_line(p)), 16));
     }
+    FH_INLINE F load_e4m3(const uint8_t* p) {
+        const __m128i b = _mm_cvtepu8_epi16(bytes(p));
+        const __m128i sign = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x80)), 8);
+        const __m128i rest = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x7f)), 7);
+        return _mm256_cvtph_ps(_mm_or_si128(sign, rest));
+    }
     FH_INLINE F load_u8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes(p))); }
     FH_INLINE F load_s8(const int8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes(p))); }
     FH_INLINE F load_exponent(const uint8_t* p) {

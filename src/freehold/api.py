@@ -5,7 +5,6 @@ import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from freehold.engine.engine import Engine
@@ -14,13 +13,15 @@ from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, Sa
 from freehold.errors import EngineError, MemoryBudgetError, RequestError, TemplateError
 from freehold.executors.choice import choose
 from freehold.executors.native import memory_plan, native_sampler
-from freehold.models.registry import model_for
+from freehold.models.parameters import named_parameters
+from freehold.models.registry import model_for, unused_tensors
 from freehold.store.references import StoredModel, resolve
 from freehold.streams import AsyncStream, Completion, LoopInbox, Piece, PromptLogprob, Reply, Stream, Timings, Usage
+from freehold.text.source import describe_text, read_text
 from freehold.text.template import ChatTemplate, encode_chat
 from freehold.text.tokenizer import Tokenizer
 from freehold.weights.checkpoint import Checkpoint
-from freehold.weights.gguf import open_gguf
+from freehold.weights.open import open_checkpoint
 
 Messages = Sequence[Mapping[str, Any]]
 MAX_STOPS = 16
@@ -91,9 +92,7 @@ class Model:
     def _prompt_tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
         if not isinstance(prompt, str):
             return prompt
-        tokens = self.tokenizer.encode(prompt)
-        bos = self.tokenizer.bos_id
-        return [bos, *tokens] if self.tokenizer.add_bos and bos is not None else tokens
+        return [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt)]
 
     # Replies.
 
@@ -250,7 +249,8 @@ def load(
     speculate: bool = True,
     progress: Any = None,
 ) -> Model:
-    """Load a model: a path to a GGUF file, a name in the catalogue, or None for the catalogue's first.
+    """Load a model: a path to a GGUF file or to a folder as labs publish them (config.json, .safetensors, tokenizer), a
+    name in the catalogue, or None for the catalogue's first.
 
     `dtype="float32"` evaluates the weights and the KV cache in float32. `executor="torch"` runs the model on
     tensors, on `device` "cpu" (in float32) or "cuda" (in bfloat16, or as `dtype` says). `context` defaults to what the
@@ -259,7 +259,7 @@ def load(
     Memory is budgeted before any is taken (MemoryBudgetError with both figures).
     """
     stored = resolve(ref, progress=progress)
-    checkpoint = open_gguf(stored.path)
+    checkpoint = open_checkpoint(stored.path)
     model = model_for(checkpoint)
     config = model.config
     context = _check_context(context, config.context_length)
@@ -268,7 +268,9 @@ def load(
     fixed = plan.weights_bytes + plan.activations_bytes
     available = (choice.available_bytes or available_memory)()
     num_blocks = budget_kv_blocks(fixed, plan.block_bytes, plan.block_size, context, available)
-    text = _Background(lambda: _text_of(checkpoint))  # made ready while the weights are repacked
+    text = _Background(
+        lambda: read_text(checkpoint.metadata, checkpoint.folder)
+    )  # made ready while the weights are repacked
     runner = choice.make(model, checkpoint, num_blocks)
     tokenizer, template = text.result()
     if tokenizer.vocab_size > config.vocabulary_size:
@@ -301,15 +303,6 @@ class _Background:
         return self._result
 
 
-def _text_of(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:
-    tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
-    template = ChatTemplate.from_gguf(checkpoint.metadata, tokenizer)
-    if template:
-        with suppress(Exception):  # a broken template is reported to who uses it
-            template.compiled()
-    return tokenizer, template
-
-
 def _check_context(context: int | None, trained: int) -> int:
     if context is None:
         return trained
@@ -321,7 +314,7 @@ def _check_context(context: int | None, trained: int) -> int:
 def describe(ref: str | None = None, *, context: int | None = None, kv_format: str = "f16") -> dict[str, Any]:
     """What a model is, from its file alone: no weights are read."""
     stored = resolve(ref)
-    checkpoint = open_gguf(stored.path)
+    checkpoint = open_checkpoint(stored.path)
     model = model_for(checkpoint)
     context = _check_context(context, model.config.context_length)
     plan = memory_plan(model, checkpoint, kv_format=kv_format)
@@ -330,10 +323,12 @@ def describe(ref: str | None = None, *, context: int | None = None, kv_format: s
 
 def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any) -> dict[str, Any]:
     metadata, config = checkpoint.metadata, model.config
-    template = metadata.get("tokenizer.chat_template")
     formats: dict[str, Counter[str]] = {}
-    for name, tensor in checkpoint.tensors.items():
-        kind = ".".join(part for part in name.split(".") if part not in ("blk", "weight") and not part.isdigit())
+    tensors = checkpoint.tensors if checkpoint.config is None else named_parameters(model, checkpoint.tensors)
+    for name, tensor in tensors.items():
+        kind = ".".join(
+            part for part in name.split(".") if part not in ("blk", "model", "layers", "weight") and not part.isdigit()
+        )
         formats.setdefault(kind, Counter())[tensor.format] += 1
     kv_bytes_per_token = plan.block_bytes // plan.block_size
     return {
@@ -342,7 +337,7 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
         "file_bytes": sum(path.stat().st_size for path in checkpoint.paths),
         "sha256": stored.sha256,
         "architecture": config.architecture,
-        "parameters": sum(_count(tensor.shape) for tensor in checkpoint.tensors.values()),
+        "parameters": sum(_count(tensor.shape) for tensor in tensors.values()),
         "layers": config.num_layers,
         "hidden_size": config.hidden_size,
         "heads": config.num_heads,
@@ -352,8 +347,8 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
         "trained_context": config.context_length,
         "context": context,
         "quantization": {kind: dict(counts) for kind, counts in formats.items()},
-        "tokenizer": {"model": metadata.get("tokenizer.ggml.model"), "pre": metadata.get("tokenizer.ggml.pre")},
-        "template_sha256": ChatTemplate(template, {}).sha256 if isinstance(template, str) else None,
+        **describe_text(metadata, checkpoint.folder),
+        "unused": _places(unused_tensors(model, checkpoint.tensors)),
         "licence": {key: metadata[key] for key in metadata if key.startswith("general.license")},
         "memory": {
             "weights_bytes": plan.weights_bytes,
@@ -363,6 +358,11 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
             "total_bytes": plan.weights_bytes + plan.activations_bytes + kv_bytes_per_token * context,
         },
     }
+
+
+def _places(names: Iterable[str]) -> dict[str, int]:
+    """How many tensors lie where, by the first two parts of their names."""
+    return dict(Counter(".".join(name.split(".")[:2]) for name in names))
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -70,7 +70,7 @@ def _option(*names: str, **attributes: Any) -> Any:
 def command(models, api_key, api_key_file, allowed_host, origin, max_body, drain, log_level, **options):
     """Serve models over HTTP: the OpenAI, Anthropic and Ollama protocols, and a chat page.
 
-    MODEL is a catalogue name or a path to a .gguf file; the first is loaded at once, others when they are asked for.
+    MODEL is a catalogue name, a .gguf file or a folder; the first is loaded at once, others when they are asked for.
     """
     try:
         from freehold.serve.run import serve

@@ -48,9 +48,8 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
             tokens = await asyncio.to_thread(model.chat_tokens, messages)
         else:
             tokens = await model.atokenize(body.prompt or "")
-            bos = model.tokenizer.bos_id
-            if body.add_special_tokens and model.tokenizer.add_bos and bos is not None:
-                tokens = [bos, *tokens]
+            if body.add_special_tokens:
+                tokens = [*model.tokenizer.prefix_ids, *tokens]
         return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": model.info["context"]})
 
 

@@ -10,9 +10,12 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from freehold.errors import TemplateError
+from freehold.text.published import SpecialTokens
+from freehold.text.template_files import published_templates
 from freehold.text.tokenizer import Tokenizer
 
 MAX_ITERATIONS = 1_000_000  # of all loops of one rendering
@@ -24,11 +27,12 @@ _PADDING_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs"}
 
 
 class ChatTemplate:
-    """One template's source, compiled at first use."""
+    """One template's source, compiled at first use; and another's for conversations with tools, where there is one."""
 
-    def __init__(self, source: str, variables: Mapping[str, str]):
+    def __init__(self, source: str, variables: Mapping[str, str], tools_source: str | None = None):
         self.source = source
         self._variables = dict(variables)
+        self._with_tools = ChatTemplate(tools_source, variables) if tools_source else None
         self._compiled: Any = None
 
     @classmethod
@@ -40,6 +44,16 @@ class ChatTemplate:
         names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
         ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
         return cls(source, {name: tokenizer.token_text(token) for name, token in ids.items() if token is not None})
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "ChatTemplate | None":
+        """Of a folder as a lab publishes it; None when it has none. Raises ModelFileError."""
+        names = SpecialTokens(folder)
+        templates = published_templates(folder, names)
+        default = templates.get("default", templates.get("tool_use"))
+        if default is None:
+            return None
+        return cls(default, names.named, templates.get("tool_use"))
 
     @property
     def sha256(self) -> str:
@@ -65,6 +79,9 @@ class ChatTemplate:
         """
         from jinja2.exceptions import TemplateError as JinjaError
 
+        if tools and self._with_tools:
+            more = {"tools": tools, "add_generation_prompt": add_generation_prompt, **variables}
+            return self._with_tools.render(messages, **more)
         budget = _Budget()
         given = dict(messages=list(messages), tools=tools, documents=None, add_generation_prompt=add_generation_prompt)
         try:
@@ -274,12 +291,14 @@ def encode_chat(
     hidden: list[str] = []
     safe = [_hide(message, tokenizer, hidden) for message in messages]
     text = template.render(safe, tools=_hide(tools, tokenizer, hidden), **variables)
-    ids: list[int] = []
-    for piece in tokenizer.split_control(text):
-        ids += [piece] if isinstance(piece, int) else tokenizer.encode(_show(piece, hidden))
-    if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
-        ids.insert(0, tokenizer.bos_id)
-    return ids
+    if hidden:
+        ids: list[int] = []
+        for piece in tokenizer.split_control(text):
+            ids += [piece] if isinstance(piece, int) else tokenizer.encode(_show(piece, hidden), first=not ids)
+    else:
+        ids = tokenizer.encode(text, special=True)
+    prefix = list(tokenizer.chat_prefix_ids)
+    return ids if ids[: len(prefix)] == prefix else prefix + ids
 
 
 def _hide(value: Any, tokenizer: Tokenizer, hidden: list[str]) -> Any:
