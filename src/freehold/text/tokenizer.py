@@ -69,6 +69,8 @@ class Tokenizer:
             self._bpe = self._byte_level_bpe(pre_tokenizer)
         else:
             self._bpe = self._sentencepiece_bpe()
+        self.add_eos = bool(metadata.get("tokenizer.ggml.add_eos_token"))  # models for embeddings are trained so
+        self.eos_id: int | None = self._token_id("eos_token_id")
         self.add_bos: bool = metadata.get("tokenizer.ggml.add_bos_token", add_bos) and self.bos_id is not None
 
     @classmethod
@@ -95,7 +97,9 @@ class Tokenizer:
 
     def _find_eos_ids(self) -> frozenset[int]:
         named = (self._token_id(f"{name}_token_id") for name in ("eos", "eot", "eom"))
-        ends = (self._special[text] for text in _END_TEXTS if text in self._special)
+        # In gpt-oss's replies <|end|> only ends one of several messages.
+        texts = [text for text in _END_TEXTS if not (text == "<|end|>" and "<|return|>" in self._special)]
+        ends = (self._special[text] for text in texts if text in self._special)
         return frozenset([*(token for token in named if token is not None), *ends])
 
     def _pre_tokenizer(self) -> Any:
