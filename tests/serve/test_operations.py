@@ -136,7 +136,7 @@ def test_every_flag_can_be_said_by_the_environment():
         (("--max-waiting", "0"), "0 is not in the range"),
         (("--memory", "0"), "0.0 is not in the range"),
         (("--memory", "0.05"), "needs 0.31 GB of memory, 0.05 GB are available"),
-        (("no-such-model",), "neither a file nor a model in the catalogue"),
+        (("no-such-model",), "neither a file, a folder nor a model in the catalogue"),
         (("{text}",), "not a GGUF file"),
         (("{model}", "{model}"), "two models of one name"),
     ],

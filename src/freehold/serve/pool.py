@@ -18,6 +18,7 @@ from freehold.serve.logs import log, note
 from freehold.serve.metrics import Metrics
 from freehold.serve.settings import Settings
 from freehold.store.catalogue import CATALOGUE
+from freehold.store.references import source_of
 from freehold.text.reply import ReplyFormat
 
 
@@ -183,4 +184,7 @@ def _describe(ref: str, context: int | None) -> dict[str, Any]:
 
 
 def _name(ref: str) -> str:
-    return Path(ref).stem if "/" in ref or ref.endswith(".gguf") else ref
+    if source_of(ref):
+        return ref.partition(":")[2]
+    path = Path(ref)
+    return path.stem if path.suffix == ".gguf" else path.resolve().name if path.is_dir() else ref
