@@ -1,5 +1,6 @@
 """The public Python face: load a model, and generate, chat, stream or ask for logits, from any thread or task."""
 
+import functools
 import operator
 import queue
 import threading
@@ -7,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from freehold.embeddings import Embedded, PendingEmbedding, pooling_of
 from freehold.engine.engine import Engine
 from freehold.engine.memory import available_memory, budget_kv_blocks
 from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, SamplingParams
@@ -16,7 +18,18 @@ from freehold.executors.native import memory_plan, native_sampler
 from freehold.models.parameters import named_parameters
 from freehold.models.registry import model_for, unused_tensors
 from freehold.store.references import StoredModel, resolve
-from freehold.streams import AsyncStream, Completion, LoopInbox, Piece, PromptLogprob, Reply, Stream, Timings, Usage
+from freehold.streams import (
+    AsyncStream,
+    Completion,
+    LoopInbox,
+    Mailbox,
+    Piece,
+    PromptLogprob,
+    Reply,
+    Stream,
+    Timings,
+    Usage,
+)
 from freehold.text.source import describe_text, read_text
 from freehold.text.template import ChatTemplate, encode_chat
 from freehold.text.tokenizer import Tokenizer
@@ -146,6 +159,34 @@ class Model:
             raise event.error or EngineError("the model was closed before its logits were there")
         return logits
 
+    @property
+    def pooling(self) -> str:
+        """How embeddings are made of hidden states: what the model's file says, "mean" where it says nothing."""
+        return self.info["pooling"]
+
+    def embed(self, prompts: Sequence[str | Sequence[int]], *, salt: bytes = b"") -> list[Embedded]:
+        """A vector of length 1 for each prompt: `pooling` of the hidden states after the final norm."""
+        events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
+        embeddings = [
+            self._submit_embedding(prompt, lambda event, i=i: events.put((i, event)), salt)
+            for i, prompt in enumerate(prompts)
+        ]
+        while not all(embedding.is_done for embedding in embeddings):
+            index, event = events.get()
+            embeddings[index].take(event)
+        return [embedding.result() for embedding in embeddings]
+
+    def _submit_embedding(
+        self, prompt: str | Sequence[int], sink: Callable[[Event], None], salt: bytes
+    ) -> PendingEmbedding:
+        tokens = list(self._prompt_tokens(prompt))
+        if isinstance(prompt, str):
+            tokens += self.tokenizer.suffix_ids
+        request = Request(tokens, SamplingParams(), sink, wants_hidden=True, salt=salt)
+        embedding = PendingEmbedding(request, self.pooling)
+        self.engine.submit(request)
+        return embedding
+
     def _submit(self, tokens: Sequence[int], sink: Callable[[Event], None], sampling: Mapping[str, Any]) -> Reply:
         options = dict(sampling)
         stops = _stops(options.pop("stop", None))
@@ -174,13 +215,14 @@ class Model:
     async def _astream(self, tokens: Callable[[], Sequence[int]], sampling: Mapping[str, Any]) -> AsyncStream:
         import asyncio
 
-        inbox, events = LoopInbox.of(asyncio.get_running_loop()), asyncio.Queue[Event]()
+        loop = asyncio.get_running_loop()
+        inbox, mailbox = LoopInbox.of(loop), Mailbox(loop)
 
         def sink(event: Event) -> None:
-            inbox.put(events, event)
+            inbox.put(mailbox, event)
 
         # The stream is made in the thread, so that a cancelled caller drops it and with it the request.
-        return await _to_thread(lambda: AsyncStream(self.engine, self._submit(tokens(), sink, sampling), events))
+        return await _to_thread(lambda: AsyncStream(self.engine, self._submit(tokens(), sink, sampling), mailbox))
 
     async def agenerate(self, prompt: str | Sequence[int], **sampling: Any) -> Completion:
         return await _adrain(await self.astream(prompt, **sampling))
@@ -190,6 +232,28 @@ class Model:
 
     async def alogits(self, tokens: Sequence[int]) -> Any:
         return await _to_thread(lambda: self.logits(tokens))
+
+    async def aembed(self, prompts: Sequence[str | Sequence[int]], *, salt: bytes = b"") -> list[Embedded]:
+        """As `embed`. Cancelled, it cancels its requests."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        inbox, embeddings = LoopInbox.of(loop), []
+        try:
+            for prompt in prompts:
+                mailbox = Mailbox(loop)
+                sink = functools.partial(inbox.put, mailbox)
+                submit = functools.partial(self._submit_embedding, prompt, sink, salt)
+                embeddings.append((await asyncio.to_thread(submit), mailbox))
+            for embedding, mailbox in embeddings:
+                while not embedding.is_done:
+                    for event in await mailbox.take():
+                        embedding.take(event)
+        except BaseException:
+            for embedding, _ in embeddings:
+                self.engine.cancel(embedding.request)
+            raise
+        return [embedding.result() for embedding, _ in embeddings]
 
     async def atokenize(self, text: str, *, special: bool = False) -> list[int]:
         return await _to_thread(lambda: self.tokenize(text, special=special))
@@ -247,6 +311,7 @@ def load(
     device: str = "cpu",
     max_waiting: int = 1024,
     speculate: bool = True,
+    memory_bytes: int | None = None,
     progress: Any = None,
 ) -> Model:
     """Load a model: a path to a GGUF file or to a folder as labs publish them (config.json, .safetensors, tokenizer), a
@@ -256,7 +321,8 @@ def load(
     tensors, on `device` "cpu" (in float32) or "cuda" (in bfloat16, or as `dtype` says). `context` defaults to what the
     model was trained for. `speculate`: a single reply is computed several tokens at a time where text repeats itself;
     which tokens come does not depend on it. More than `max_waiting` requests that wait are refused (QueueFullError).
-    Memory is budgeted before any is taken (MemoryBudgetError with both figures).
+    Memory, at most `memory_bytes` of what there is, is budgeted before any is taken (MemoryBudgetError with both
+    figures).
     """
     stored = resolve(ref, progress=progress)
     checkpoint = open_checkpoint(stored.path)
@@ -267,6 +333,8 @@ def load(
     plan = choice.plan(model, checkpoint)
     fixed = plan.weights_bytes + plan.activations_bytes
     available = (choice.available_bytes or available_memory)()
+    if memory_bytes is not None:
+        available = min(available, memory_bytes)
     num_blocks = budget_kv_blocks(fixed, plan.block_bytes, plan.block_size, context, available)
     text = _Background(
         lambda: read_text(checkpoint.metadata, checkpoint.folder)
@@ -346,6 +414,7 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
         "vocabulary_size": config.vocabulary_size,
         "trained_context": config.context_length,
         "context": context,
+        "pooling": pooling_of(metadata),
         "quantization": {kind: dict(counts) for kind, counts in formats.items()},
         **describe_text(metadata, checkpoint.folder),
         "unused": _places(unused_tensors(model, checkpoint.tensors)),

@@ -41,7 +41,11 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> tuple[Vocabulary, Split
         model = sentencepiece_bpe(vocabulary, fields.require("scores"))
     bos_id = fields.token_id("bos_token_id")
     prefix = (bos_id,) if bos_id is not None and fields.get("add_bos_token", add_bos) else ()
-    vocabulary = replace(vocabulary, bos_id=bos_id, eos_ids=eos_ids, prefix_ids=prefix, chat_prefix_ids=prefix)
+    eos_id = fields.token_id("eos_token_id")
+    suffix = (eos_id,) if eos_id is not None and fields.get("add_eos_token", False) else ()
+    vocabulary = replace(
+        vocabulary, bos_id=bos_id, eos_ids=eos_ids, prefix_ids=prefix, chat_prefix_ids=prefix, suffix_ids=suffix
+    )
     return vocabulary, SplitEncoder(vocabulary, model)
 
 

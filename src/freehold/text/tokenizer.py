@@ -19,6 +19,7 @@ class Tokenizer:
         self._split_all = splitter(self._special)
         self.kind, self.bos_id, self.eos_ids = vocabulary.kind, vocabulary.bos_id, vocabulary.eos_ids
         self.prefix_ids, self.chat_prefix_ids = vocabulary.prefix_ids, vocabulary.chat_prefix_ids
+        self.suffix_ids = vocabulary.suffix_ids
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> "Tokenizer":

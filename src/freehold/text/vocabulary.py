@@ -46,7 +46,7 @@ class Vocabulary:
     """Token texts and types by id. `kind` is "bpe" (byte-level) or "spm" (SentencePiece-style, ▁ for a space).
 
     `prefix_ids` stand before a prompt, `chat_prefix_ids` before a conversation whose template has not written them.
-    `space_prefix`: text is encoded as if a space stood before it, which decoding takes away.
+    `suffix_ids` end a text that is to be embedded. `space_prefix`: text is encoded as if a space stood before it, which decoding takes away.
     """
 
     tokens: list[str]
@@ -56,6 +56,7 @@ class Vocabulary:
     eos_ids: frozenset[int] = frozenset()
     prefix_ids: tuple[int, ...] = ()
     chat_prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
     space_prefix: bool = False
 
     def ids_of_types(self, *types: int) -> dict[str, int]:
@@ -75,7 +76,9 @@ class Vocabulary:
         return plain
 
     def end_ids(self) -> list[int]:
-        return [self.special[text] for text in _END_TEXTS if text in self.special]
+        # In gpt-oss's replies <|end|> only ends one of several messages.
+        texts = [text for text in _END_TEXTS if not (text == "<|end|>" and "<|return|>" in self.special)]
+        return [self.special[text] for text in texts if text in self.special]
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; those of a special token are its text."""

@@ -7,7 +7,7 @@ from freehold import _native, ops
 from freehold.errors import EngineError, RequestError, UnsupportedError
 from freehold.executors.native.experts import ExpertMemory, add_experts, native_glu, packed_bytes, pageable
 from freehold.executors.native.fuse import Step, fuse
-from freehold.executors.native.plan import MAX_LOGIT_ROWS, Cache, matrices, plan_buffers
+from freehold.executors.native.plan import MAX_LOGIT_ROWS, Cache, final_norm, matrices, plan_buffers
 from freehold.executors.native.trace import Call, Parameter, trace
 
 
@@ -68,7 +68,8 @@ class NativeExecutor:
         paged = self._experts.names if self._experts else ()
         self._weights = self._pack([p for p in matrices(calls) if p.name not in paged], dtype)
         steps = fuse(calls, fusing)
-        self._buffers = plan_buffers(steps, self._program.buffer, logits)
+        self._final_norm, self._logits = final_norm(calls), logits
+        self._buffers = plan_buffers(steps, self._program.buffer, (self._final_norm.inputs[0], logits))
         for step in steps:
             getattr(self, f"_add_{step.kind}")(step)
         self._program.output(self._buffers[logits])
@@ -256,6 +257,17 @@ class NativeExecutor:
     def logits(self) -> Any:
         """Logits of the last run's logit rows: float32 (rows, vocabulary)."""
         return self._program.logits()
+
+    def hidden(self) -> Any:
+        """Hidden states, after the final norm, of the last run's logit rows: float32 (rows, width)."""
+        import numpy
+
+        norm = self._final_norm
+        self._program.output(self._buffers[norm.inputs[0]])
+        rows = self._program.logits().astype(numpy.float64)
+        self._program.output(self._buffers[self._logits])
+        rows /= numpy.sqrt((rows * rows).mean(-1, keepdims=True) + norm.options["eps"])
+        return (rows * numpy.array(_norm_weight(norm))).astype(numpy.float32)
 
     def copy_block(self, source: int, target: int) -> None:
         self._program.copy_block(source, target)

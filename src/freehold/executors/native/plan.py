@@ -16,9 +16,11 @@ STATE_BLOCK_PAGES = 8
 KV_FORMATS = ("f16", "bf16", "int8", "f32")
 
 
-def plan_buffers(steps: Sequence[Step], new_buffer: Callable[[int, bool], int], keep: Value) -> dict[Value, int]:
-    """Give each value a buffer; a buffer is used again once the last reader of its value is past."""
-    last_use: dict[Value, int] = {keep: len(steps)}
+def plan_buffers(
+    steps: Sequence[Step], new_buffer: Callable[[int, bool], int], keep: Iterable[Value]
+) -> dict[Value, int]:
+    """Give each value a buffer; one is used again once the last reader of its value is past, and never if to `keep`."""
+    last_use: dict[Value, int] = dict.fromkeys(keep, len(steps))
     for index, step in enumerate(steps):
         for value in step.reads + step.writes:
             last_use[value] = max(index, last_use.get(value, 0))
@@ -95,10 +97,16 @@ def memory_plan(
         activations += 4 * width * (MAX_LOGIT_ROWS if logit_rows else max_rows)
         return activations
 
-    plan_buffers(fuse(calls), count, logits)
+    plan_buffers(fuse(calls), count, (final_norm(calls).inputs[0], logits))
     cache = Cache(model, dtype=dtype, kv_format=kv_format)
     experts = pageable_bytes(calls, dtype)
     return MemoryPlan(weights, activations, cache.layout.block_bytes, cache.block_size, experts)
+
+
+def final_norm(calls: Sequence[Call]) -> Call:
+    """The norm of the rows whose logits are computed."""
+    selected = next(call.output for call in calls if call.operation == "select_rows")
+    return next(call for call in calls if call.operation == "rms_norm" and call.inputs[0] is selected)
 
 
 def matrices(calls: Iterable[Call]) -> list[Parameter]:
