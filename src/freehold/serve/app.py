@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,11 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
-from starlette.staticfiles import StaticFiles
 
 import freehold
 from freehold.errors import FreeholdError
-from freehold.serve import anthropic, ollama, openai, operations
+from freehold.serve import anthropic, chat_page, ollama, openai, operations
 from freehold.serve.errors import ServeError
 from freehold.serve.guard import Guard
 from freehold.serve.metrics import Metrics
@@ -25,13 +23,6 @@ from freehold.serve.pool import ModelPool
 from freehold.serve.settings import Settings
 from freehold.serve.sse import ClientGone, error_answer
 
-PAGE = Path(__file__).parent / "page"
-PAGE_HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 log = logging.getLogger("freehold.serve")
 
 
@@ -65,12 +56,7 @@ def make_app(settings: Settings, stop: Any = None) -> Any:
     app.state.pool, app.state.metrics, app.state.draining = pool, metrics, False
     for protocol in (openai, anthropic, ollama, operations):
         app.include_router(protocol.router)
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return Response((PAGE / "index.html").read_bytes(), media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
-
+    chat_page.mount(app)
     _answer_errors(app)
     guarded: Any = Guard(app, settings, lambda path, status, s: metrics.answered(_known(app, path), status, s))
     guarded.state = app.state

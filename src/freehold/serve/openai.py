@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -59,6 +60,7 @@ def model_entry(pool: ModelPool, name: str) -> dict[str, Any]:
             "template_sha256",
         ]
         entry |= {key: info[key] for key in names} | {"max_model_len": info["context"]}
+        entry |= {"reasoning": served.format.reasoning is not None, "reasoning_efforts": served.reasoning_efforts}
     return entry | {"loaded": name in pool.loaded}
 
 
@@ -255,7 +257,8 @@ async def _chat_events(
                     if choice["delta"]:
                         yield event(head | {"choices": [choice]})
             if body.stream_options and body.stream_options.include_usage:
-                yield event(head | {"choices": [], "usage": usage_of(replies, num_prompt)})
+                timings = [asdict(reply.completion.timings) for reply in replies if reply.completion]
+                yield event(head | {"choices": [], "usage": usage_of(replies, num_prompt), "timings": timings})
             yield DONE
         finally:
             for reply in replies:

@@ -14,6 +14,7 @@ from freehold.api import Completion, Model
 from freehold.errors import FreeholdError, MemoryBudgetError
 from freehold.serve.errors import ServeError
 from freehold.serve.settings import Settings
+from freehold.serve.thinking import reasoning_efforts
 from freehold.store.catalogue import CATALOGUE
 from freehold.text.reply import ReplyFormat
 
@@ -28,8 +29,9 @@ class Served:
         self.loaded_at = self.used_at = time.time()
         self.users = 0
         tokenizer = model.tokenizer
-        source = model.template.source if model.has_template else None
-        self.format = ReplyFormat.detect(source, tokenizer.special_tokens)
+        template = model.template if model.has_template else None
+        self.format = ReplyFormat.detect(template.source if template else None, tokenizer.special_tokens)
+        self.reasoning_efforts = reasoning_efforts(template, self.format)
         self._grammars: Any = None
         self._lock = threading.Lock()
 
