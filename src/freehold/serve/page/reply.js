@@ -8,6 +8,8 @@ import { grown } from "./follow.js";
 import { Markdown } from "./markdown.js";
 import { CallCards } from "./toolcalls.js";
 
+const FIGURES_MS = 250; // between two looks at the speed
+
 export class ReplyView {
   /** `title` is shown where two replies stand side by side. `on`: what its buttons do: stop(), again(), answer(results). */
   constructor(model, title, on) {
@@ -31,7 +33,8 @@ export class ReplyView {
     this.thoughts = null; // the element of the reasoning, once there is any
     this.isThinking = false;
     this.frame = 0;
-    this.shownAt = 0;
+    this.restUntil = 0;
+    this.shownAt = 0; // when the figures were
   }
 
   /** Take up a chunk of the stream. */
@@ -47,26 +50,36 @@ export class ReplyView {
     this.markdown.append(answer);
     if (reasoning) this.think(reasoning);
     else if (this.isThinking) this.summarize(this.watch.reasoningSeconds);
-    this.frame ||= requestAnimationFrame(() => this.draw());
+    this.frame ||= requestAnimationFrame(() => this.tick());
+  }
+
+  /** A draw that took long is followed by as long a rest, so that the page answers its reader meanwhile. */
+  tick() {
+    const began = performance.now();
+    this.frame = 0;
+    if (began < this.restUntil) {
+      this.frame = requestAnimationFrame(() => this.tick());
+      return;
+    }
+    this.draw();
+    const now = performance.now();
+    this.restUntil = now + (now - began);
+    if (now < this.shownAt + FIGURES_MS) return;
+    this.shownAt = now;
+    this.status.textContent = this.watch.running;
   }
 
   draw() {
-    cancelAnimationFrame(this.frame); // where it is drawn before its frame
-    this.frame = 0;
     this.markdown.draw();
     this.calls.draw();
-    const now = performance.now();
-    if (now - this.shownAt > 250) {
-      this.shownAt = now;
-      this.status.textContent = this.watch.running;
-    }
     grown();
   }
 
   /** The stream is over: whole, stopped by the reader, or by an error. */
   end({ error = null, isStopped = false } = {}) {
-    this.draw();
+    cancelAnimationFrame(this.frame);
     this.markdown.finish();
+    this.calls.draw();
     const reason = error ? "failed" : isStopped ? "stopped" : this.finishReason;
     const figures = this.watch.figures(this.usage, this.timings, reason);
     Object.assign(this.reply, { figures, error: error?.message ?? null });

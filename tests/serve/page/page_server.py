@@ -47,6 +47,14 @@ class PageServer:
     """`answer(body)` makes the script of a reply, or a Refusal; `requests` are the bodies that came."""
 
     def __init__(self) -> None:
+        self.reset()
+        handler = type("Handler", (_Handler,), {"owner": self})
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}/"
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def reset(self) -> None:
         self.models: list[dict[str, Any]] = [QWEN, SMALL]
         self.answer: Callable[[dict[str, Any]], Script | Refusal] = lambda body: ["Hello."]
         self.usage: dict[str, Any] = USAGE
@@ -54,11 +62,6 @@ class PageServer:
         self.bytes_at_once = 1 << 20
         self.requests: list[dict[str, Any]] = []
         self.gone = threading.Event()  # a client has left before its reply was over
-        handler = type("Handler", (_Handler,), {"owner": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_port}/"
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
         self._http.shutdown()
@@ -67,6 +70,7 @@ class PageServer:
 
 class _Handler(BaseHTTPRequestHandler):
     owner: PageServer
+    protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
         pass
@@ -91,6 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")  # ends the body, whose length nobody knows
         self.end_headers()
         try:
             self._stream(script)
