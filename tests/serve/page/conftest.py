@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-KEY = "a-key-for-the-page"
-
 
 @pytest.fixture(scope="module")
 def browser():
@@ -63,15 +61,16 @@ def tab(shared_page, scripted):
 @pytest.fixture(scope="module")
 def real_url(smollm):
     """A `freehold serve` process with a real model, which asks for KEY."""
+    from page_server import KEY
+
     command = [Path(sys.executable).with_name("freehold"), "serve", smollm, "--port", "0", "--api-key", KEY]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, "--log-level", "error"], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"http://\S+", line):
-            break
-    else:
-        pytest.fail("the server did not start")
-    # Its log must not fill the pipe: it is read until the end in communicate(), and is short until then.
-    yield found[0].rstrip('"}') + "/"
+    said = process.stderr.readline()
+    url = re.search(r"http://\S+", said)
+    if not url:
+        process.kill()
+        pytest.fail(f"the server did not start: {said}{process.stderr.read()}")
+    yield url[0] + "/"
     process.terminate()
     process.communicate(timeout=30)

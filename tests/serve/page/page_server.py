@@ -13,6 +13,7 @@ from typing import Any
 
 from freehold.serve.chat_page import PAGE, PAGE_HEADERS
 
+KEY = "a-key-for-the-page"
 USAGE = {"prompt_tokens": 20, "completion_tokens": 12, "total_tokens": 32}
 QWEN = {
     "id": "thinker",

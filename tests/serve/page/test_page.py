@@ -392,6 +392,18 @@ def test_server_that_is_gone(tab):
     tab.errors.clear()  # the browser's own line about it
 
 
+def test_models_that_cannot_be_had_are_asked_for_again(tab):
+    tab.page.route("**/v1/models", lambda route: route.abort("connectionrefused"))
+    tab.page.goto(tab.url)
+    notice = tab.page.locator("#notice")
+    expect(notice).to_contain_text("The server cannot be reached.")
+    tab.page.unroute_all()
+    notice.get_by_role("button", name="Try again").click()
+    expect(notice).to_be_hidden()
+    tab.ask("Hello")
+    tab.errors.clear()  # the browser's own line about it
+
+
 def test_key_is_asked_for_in_the_middle_too(tab, scripted):
     tab.refusals.add(401)
     scripted.key = "secret-key"

@@ -3,8 +3,7 @@
 import re
 
 import pytest
-
-from conftest import KEY
+from page_server import KEY
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect

@@ -19,14 +19,15 @@ byId("composer").addEventListener("submit", (event) => {
 });
 
 message.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  const isComposing = event.isComposing || event.keyCode === 229; // Safari ends a composition before it says so
+  if (event.key !== "Enter" || event.shiftKey || isComposing) return;
   event.preventDefault();
   byId("composer").requestSubmit();
 });
 message.addEventListener("input", grow);
 
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  if (event.key !== "Escape" || !chat.running.size || document.querySelector("dialog[open]")) return;
   chat.stop();
   message.focus();
 });

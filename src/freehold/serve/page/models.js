@@ -12,8 +12,7 @@ export class Models {
     this.known = [];
     this.onChange = onChange;
     this.pickers = [0, 1].map((lane) => new Picker(lane, this));
-    this.notice = el("div", { class: "error notice", hidden: true });
-    byId("empty").append(this.notice);
+    this.notice = byId("notice");
     byId("pickers").append(...this.pickers.map((picker) => picker.element));
   }
 
@@ -72,10 +71,10 @@ class Picker {
 
   /** The second lane begins with the second model, if there is one. */
   offer(known) {
-    const chosen = this.select.value || known[Math.min(this.lane, known.length - 1)]?.id;
+    const chosen = known.find(({ id }) => id === this.select.value) ?? known[Math.min(this.lane, known.length - 1)];
     this.select.replaceChildren(...known.map(({ id }) => el("option", { value: id }, id)));
-    this.select.value = chosen;
-    this.facts.textContent = summary(known.find(({ id }) => id === this.select.value));
+    if (chosen) this.select.value = chosen.id;
+    this.facts.textContent = summary(chosen);
   }
 }
 

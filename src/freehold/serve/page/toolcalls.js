@@ -21,8 +21,8 @@ export class CallCards {
   add() {
     const card = { name: el("code", { class: "call-name" }), source: el("code"), element: null };
     card.element = el(
-      "section",
-      { class: "call", "aria-label": "Call of a tool" },
+      "div",
+      { class: "call", role: "group", "aria-label": "Call of a tool" },
       el("p", { class: "call-head" }, "Calls ", card.name),
       el("pre", { tabindex: "0", dir: "ltr" }, card.source),
     );
