@@ -12,7 +12,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
-SIZE = {"width": 1120, "height": 840}
+SIZE = {"width": 1120, "height": 880}
 CODE = "Write a short Python function that checks whether a word is a palindrome."
 QUESTION = "Name three things to pack for a day in the mountains, and say why."
 
