@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,11 +11,20 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
-from starlette.staticfiles import StaticFiles
 
 import freehold
 from freehold.errors import FreeholdError
-from freehold.serve import anthropic, chat_completions, completions, embeddings, models, ollama, operations, responses
+from freehold.serve import (
+    anthropic,
+    chat_completions,
+    chat_page,
+    completions,
+    embeddings,
+    models,
+    ollama,
+    operations,
+    responses,
+)
 from freehold.serve.errors import ServeError
 from freehold.serve.guard import Guard
 from freehold.serve.metrics import Metrics
@@ -27,13 +35,6 @@ from freehold.serve.settings import Settings
 from freehold.serve.sse import ClientGone, error_answer
 
 PROTOCOLS = (chat_completions, completions, embeddings, responses, models, anthropic, ollama, operations)
-PAGE = Path(__file__).parent / "page"
-PAGE_HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 
 
 class Application:
@@ -49,8 +50,7 @@ class Application:
         )
         for protocol in PROTOCOLS:
             app.include_router(protocol.router)
-        app.mount("/page", StaticFiles(directory=PAGE), name="page")
-        app.add_api_route("/", page, methods=["GET", "HEAD"], include_in_schema=False)
+        chat_page.mount(app)
         app.openapi = lambda: openapi(app, with_keys=bool(settings.api_keys))
         _answer_errors(app)
         self.guard = Guard(app, settings, self._answered)
@@ -83,11 +83,6 @@ class Application:
     def _answered(self, scope: Any, status: int, seconds: float) -> None:
         route = scope.get("route")  # what a client has made up must not become a label
         self._metrics.answered(getattr(route, "path", "other"), status, seconds)
-
-
-async def page() -> Response:
-    """The chat page."""
-    return Response((PAGE / "index.html").read_bytes(), media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
 
 
 def _answer_errors(app: FastAPI) -> None:

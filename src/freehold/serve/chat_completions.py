@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -110,7 +111,8 @@ async def _events(request: Request, body: ChatRequest, options: Options) -> Asyn
                 elif text := _step_text(chunks, index, replies[index], step, bool(body.logprobs)):
                     yield text
             if with_usage:
-                yield event(top | {"choices": [], "usage": usage_of(replies, num_prompt)})
+                timings = [asdict(reply.completion.timings) for reply in replies if reply.completion]
+                yield event(top | {"choices": [], "usage": usage_of(replies, num_prompt), "timings": timings})
             yield DONE
         finally:
             await close_all(replies)

@@ -39,4 +39,6 @@ async def _entry(pool: ModelPool, name: str) -> dict[str, Any]:
     facts, served = await pool.facts(name), pool.loaded.get(name)
     created = int(served.loaded_at) if served else 0
     head = {"id": name, "object": "model", "created": created, "owned_by": "freehold", "loaded": served is not None}
+    if served:
+        head |= {"reasoning": served.format.reasoning is not None, "reasoning_efforts": served.reasoning_efforts}
     return head | {key: facts[key] for key in FACTS} | {"max_model_len": facts["context"]}

@@ -17,6 +17,7 @@ from freehold.serve.errors import ServeError
 from freehold.serve.logs import log, note
 from freehold.serve.metrics import Metrics
 from freehold.serve.settings import Settings
+from freehold.serve.thinking import reasoning_efforts
 from freehold.store.catalogue import CATALOGUE
 from freehold.store.references import source_of
 from freehold.text.reply import ReplyFormat
@@ -29,8 +30,9 @@ class Served:
         self.name, self.model, self.metrics = name, model, metrics
         self.loaded_at = self.used_at = time.time()
         self.users = 0
-        source = model.template.source if model.has_template else None
-        self.format = ReplyFormat.detect(source, model.tokenizer.special_tokens)
+        template = model.template if model.has_template else None
+        self.format = ReplyFormat.detect(template.source if template else None, model.tokenizer.special_tokens)
+        self.reasoning_efforts = reasoning_efforts(template, self.format)
         self._grammars: Any = None
         self._lock = threading.Lock()
 

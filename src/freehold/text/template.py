@@ -65,6 +65,12 @@ class ChatTemplate:
             self._compiled = _compile(self.source)
         return self._compiled
 
+    def variable_names(self) -> set[str]:
+        """What the template reads and does not make itself. Raises as jinja2 does."""
+        from jinja2 import meta
+
+        return meta.find_undeclared_variables(_environment().parse(self.source))
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -46,7 +46,8 @@ class Vocabulary:
     """Token texts and types by id. `kind` is "bpe" (byte-level) or "spm" (SentencePiece-style, ▁ for a space).
 
     `prefix_ids` stand before a prompt, `chat_prefix_ids` before a conversation whose template has not written them.
-    `suffix_ids` end a text that is to be embedded. `space_prefix`: text is encoded as if a space stood before it, which decoding takes away.
+    `suffix_ids` end a text that is to be embedded. `space_prefix`: text is encoded as if a space stood before it, which
+    decoding takes away.
     """
 
     tokens: list[str]
