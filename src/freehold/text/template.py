@@ -69,7 +69,7 @@ class ChatTemplate:
         """What the template reads and does not make itself. Raises as jinja2 does."""
         from jinja2 import meta
 
-        return meta.find_undeclared_variables(_environment().parse(self.source))
+        return meta.find_undeclared_variables(environment().parse(self.source))
 
     def render(
         self,

@@ -62,12 +62,12 @@ def add_experts(program: Any, step: Step, buffers: Any, norm: list[float], weigh
     """
     call, norm_call, residual = step.calls[0], step.options["norm"], step.options.get("residual")
     gate, up, down = call.options["matrices"]
-    lie = memory is not None and gate.name in memory.names
+    lying = memory if memory is not None and gate.name in memory.names else None
     matrices = []
     for parameter, bias in zip((gate, up, down), call.options["biases"], strict=True):
         floats = bias.floats() if bias else []
         matrices.append(
-            memory.matrix(parameter, floats) if lie else _native.packed_experts(weights[parameter.name], floats)
+            lying.matrix(parameter, floats) if lying else _native.packed_experts(weights[parameter.name], floats)
         )
     program.experts(
         input=buffers[step.reads[0]],
@@ -81,7 +81,7 @@ def add_experts(program: Any, step: Step, buffers: Any, norm: list[float], weigh
         up=matrices[1],
         down=matrices[2],
         glu=native_glu(call.options["glu"]),
-        cache=memory.cache if lie else None,
+        cache=lying.cache if lying else None,
     )
 
 

@@ -14,6 +14,7 @@ from freehold.inspect.artefacts import Artefacts
 from freehold.inspect.trust.safetensors_check import check_safetensors
 from freehold.models.registry import model_class, model_for
 from freehold.weights.gguf import open_gguf
+from freehold.weights.tensors import Tensor
 
 MAX_LAYERS = 4096
 CACHE_BYTES = 2  # of a cached value, in float16
@@ -117,7 +118,9 @@ def _of_gguf(file: Any) -> Sizes | None:
         checkpoint = open_gguf(file.path)
     except FreeholdError:
         return None  # the examination of trust says what is wrong with it
-    stored = [Stored(t.name, math.prod(t.shape), t.data.nbytes) for t in checkpoint.tensors.values()]
+    stored = [
+        Stored(t.name, math.prod(t.shape), t.data.nbytes) for t in checkpoint.tensors.values() if isinstance(t, Tensor)
+    ]
     metadata = checkpoint.metadata
     _, reason = _tried(lambda: _check_layers(metadata.get(f"{metadata.get('general.architecture')}.block_count")))
     model, reason = (None, reason) if reason else _tried(lambda: model_for(checkpoint))

@@ -23,6 +23,7 @@ from freehold.inspect.trust.pickles import Pickle, looks_like_pickle, read_pickl
 from freehold.inspect.trust.safetensors_check import check_safetensors
 from freehold.inspect.trust.tensors import Weights
 from freehold.weights.gguf import open_gguf
+from freehold.weights.tensors import Tensor
 
 MAX_SOURCE_BYTES = 1 << 20  # of a text that might be Python
 MAX_WORDS = 6  # names in one sentence
@@ -212,10 +213,11 @@ class Examination:
         self._opened.update(checkpoint.paths)
         self.gguf[file.name] = checkpoint.metadata
         names = {f.path: f for f in self._artefacts.files}
+        tensors = {name: t for name, t in checkpoint.tensors.items() if isinstance(t, Tensor)}
         for path in checkpoint.paths:
-            for place, text in unnamed_bytes(path, checkpoint.metadata, checkpoint.tensors):
+            for place, text in unnamed_bytes(path, checkpoint.metadata, tensors):
                 self._add(Topic.STRUCTURE, Severity.CAUTION, names.get(path, file), text, place)
-        for tensor in checkpoint.tensors.values():
+        for tensor in tensors.values():
             where = names.get(tensor.place[0], file) if tensor.place else file
             block = _block_elements(tensor.format) * tensor.data.nbytes // max(1, math.prod(tensor.shape))
             self.weights.append(Weights(where.name, tensor.name, tensor.shape, tensor.format, tensor.data, block))

@@ -8,7 +8,7 @@ from typing import Any
 
 from freehold.inspect.artefacts import Artefacts
 from freehold.inspect.trust.finding import Finding, Severity, Topic, is_invisible, visible
-from freehold.text.tokenizer import CONTROL, UNKNOWN, UNUSED, USER_DEFINED
+from freehold.text.vocabulary import CONTROL, UNKNOWN, UNUSED, USER_DEFINED
 
 # Written like a mark of a turn, not like a word: <|im_start|>, <｜User｜>, [INST], <bos>, </s>, <start_of_turn>.
 _CONTROL_LIKE = re.compile(r"<[|｜].{1,60}[|｜]>|\[/?[A-Z_]{3,30}\]|</?s>|<(bos|eos|pad|unk|start_of_\w+|end_of_\w+)>")
