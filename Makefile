@@ -44,7 +44,7 @@ sanitize: .venv/dev
 	@touch $@
 
 .venv/built: .venv/created $(NATIVE)
-	$(BIN)/python -m pip install --quiet --editable '.[serve]'
+	$(BIN)/python -m pip install --quiet --editable '.[serve,inspect]'
 	@touch $@
 
 .venv/dev: .venv/built

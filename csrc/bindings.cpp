@@ -8,6 +8,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <optional>
@@ -15,6 +16,7 @@
 #include <thread>
 
 #include "formats/gguf.h"
+#include "formats/published.h"
 #include "kernels/kernels.h"
 #include "memory.h"
 #include "operations.h"
@@ -210,6 +212,57 @@ void bind_sampler(nb::module_& m) {
             "logits"_a, "isa"_a = "");
 }
 
+// experts ----------------------------------------------------------------------------------------------------------
+
+ExpertMatrix packed_experts(std::vector<PackedWeight> packed, std::vector<float> bias) {
+    return {std::move(packed), {}, std::move(bias)};
+}
+
+// `places`: of each expert, the file that has its blocks, and where.
+ExpertMatrix lying_experts(ExpertCache& cache, const std::string& format, int rows, int cols,
+                           const std::vector<std::pair<std::string, size_t>>& places, std::vector<float> bias) {
+    const Format f = format_from_name(format.c_str());
+    if (rows <= 0 || cols <= 0 || cols % format_info(f).block_elements) throw std::invalid_argument("experts: shape");
+    const PackedWeight shape{f, rows, cols, panel_bytes(f, cols), nullptr, nullptr};
+    ExpertMatrix matrix{std::vector<PackedWeight>(places.size(), shape), {}, std::move(bias)};
+    for (const auto& [path, offset] : places) matrix.sources.emplace_back(cache.file(path), offset);
+    return matrix;
+}
+
+void bind_add_experts(Program& program, int input, std::vector<float> norm, float eps, int logits, int out,
+                      int residual, const RouterOptions& router, const ExpertMatrix& gate, const ExpertMatrix& up,
+                      const ExpertMatrix& down, const Glu& glu, std::shared_ptr<ExpertCache> cache) {
+    add_experts(program,
+                {input, std::move(norm), eps, logits, out, residual, router, gate, up, down, glu, std::move(cache)});
+}
+
+void bind_experts(nb::module_& m) {
+    nb::class_<RouterOptions>(m, "RouterOptions")
+        .def(
+            "__init__",
+            [](RouterOptions* self, int top_k, bool sigmoid, int num_groups, int top_groups, bool best_two,
+               bool normalize, float least_sum, float scale, bool scales_inputs, std::vector<float> correction) {
+                new (self) RouterOptions{top_k,     sigmoid,   num_groups, top_groups,    best_two,
+                                         normalize, least_sum, scale,      scales_inputs, std::move(correction)};
+            },
+            "top_k"_a, "sigmoid"_a, "num_groups"_a, "top_groups"_a, "best_two"_a, "normalize"_a, "least_sum"_a,
+            "scale"_a, "scales_inputs"_a, "correction"_a);
+    nb::class_<ExpertCache>(m, "ExpertCache")
+        .def(nb::init<size_t, int>(), "slot_bytes"_a, "num_slots"_a)
+        .def_prop_ro("hits", &ExpertCache::hits)
+        .def_prop_ro("misses", &ExpertCache::misses);
+    nb::class_<ExpertMatrix>(m, "ExpertMatrix");
+    m.def("packed_experts", &packed_experts, "packed"_a, "bias"_a);
+    m.def("lying_experts", &lying_experts, "cache"_a, "format"_a, "rows"_a, "cols"_a, "places"_a, "bias"_a);
+    m.def(
+        "experts_memory_bytes",
+        [](int max_rows, int top_k, int inputs, int inner, bool plain_inputs, bool plain_inner) {
+            return ExpertWidths{top_k, inputs, inner, plain_inputs, !plain_inputs, plain_inner, !plain_inner}.bytes(
+                max_rows);
+        },
+        "max_rows"_a, "top_k"_a, "inputs"_a, "inner"_a, "plain_inputs"_a, "plain_inner"_a);
+}
+
 void bind_executor(nb::module_& m) {
     nb::class_<Pool>(m, "Pool")
         .def(
@@ -245,6 +298,13 @@ void bind_executor(nb::module_& m) {
     m.def("pack", &pack, "pool"_a, "arena"_a, "tensors"_a);
     m.def("release_pages", [](const Bytes& mapped) { release_pages(mapped.data(), mapped.size()); });
 
+    nb::class_<RopeOptions>(m, "RopeOptions")
+        .def(nb::init<int, int, int, bool>(), "angles"_a, "first"_a, "rotary_dim"_a, "interleaved"_a);
+    nb::class_<Glu>(m, "Glu").def(nb::init<float, float, float>(), "alpha"_a, "limit"_a, "offset"_a);
+    nb::enum_<Activation>(m, "Activation").value("silu", Activation::Silu).value("sigmoid", Activation::Sigmoid);
+
+    bind_experts(m);
+
     nb::class_<Program>(m, "Program")
         .def(
             "__init__",
@@ -263,7 +323,10 @@ void bind_executor(nb::module_& m) {
                 if (width % info.block_elements ||
                     table.size() != size_t(rows) * (size_t(width) / info.block_elements) * info.block_bytes)
                     throw std::invalid_argument("embedding: the bytes do not make that shape");
-                add_embedding(p, {f, path ? TensorBytes(*path, offset) : TensorBytes(table.data()), rows, width, out});
+                add_embedding(p, {f,
+                                  path ? TensorBytes(std::make_shared<TensorBytes::File>(*path), offset)
+                                       : TensorBytes(table.data()),
+                                  rows, width, out});
             },
             nb::keep_alive<1, 3>(), "format"_a, "table"_a, "path"_a.none(), "offset"_a, "rows"_a, "width"_a, "out"_a)
         .def("rope_angles", [](Program& p, std::vector<float> frequencies, float scale,
@@ -272,16 +335,9 @@ void bind_executor(nb::module_& m) {
             "linear",
             [](Program& p, std::string name, int input, std::vector<float> norm, float eps,
                std::vector<std::tuple<PackedWeight, std::vector<float>, int>> projections, int residual,
-               const std::string& epilogue, int angles, int rotary_dim, bool interleaved, int layer) {
-                LinearOptions options{std::move(name),
-                                      input,
-                                      std::move(norm),
-                                      eps,
-                                      {},
-                                      residual,
-                                      Epilogue::None,
-                                      {angles, rotary_dim, interleaved},
-                                      layer};
+               const std::string& epilogue, const RopeOptions& rope, int layer) {
+                LinearOptions options{
+                    std::move(name), input, std::move(norm), eps, {}, residual, Epilogue::None, rope, layer};
                 if (epilogue == "swiglu") options.epilogue = Epilogue::Swiglu;
                 if (epilogue == "cache") options.epilogue = Epilogue::Cache;
                 for (auto& [weight, bias, out] : projections)
@@ -289,14 +345,17 @@ void bind_executor(nb::module_& m) {
                 add_linear(p, std::move(options));
             },
             "name"_a, "input"_a, "norm"_a, "eps"_a, "projections"_a, "residual"_a = -1, "epilogue"_a = "",
-            "angles"_a = -1, "rotary_dim"_a = 0, "interleaved"_a = false, "layer"_a = 0)
+            "rope"_a = RopeOptions(), "layer"_a = 0)
         .def(
             "attention",
-            [](Program& p, int q, int out, int layer, int num_heads, float scale, int window,
+            [](Program& p, int q, int out, int layer, int num_heads, float scale, int window, int chunk,
                std::vector<float> sinks) {
-                add_attention(p, {q, out, layer, num_heads, scale, window, std::move(sinks)});
+                add_attention(p, {q, out, layer, num_heads, scale, window, chunk, std::move(sinks)});
             },
-            "q"_a, "out"_a, "layer"_a, "num_heads"_a, "scale"_a, "window"_a = 0, "sinks"_a = std::vector<float>())
+            "q"_a, "out"_a, "layer"_a, "num_heads"_a, "scale"_a, "window"_a = 0, "chunk"_a = 0,
+            "sinks"_a = std::vector<float>())
+        .def("experts", &bind_add_experts, "input"_a, "norm"_a, "eps"_a, "logits"_a, "out"_a, "residual"_a, "router"_a,
+             "gate"_a, "up"_a, "down"_a, "glu"_a, "cache"_a.none())
         .def("keep_rows", &add_keep_rows, "input"_a, "rows"_a)
         .def(
             "head_linear",
@@ -377,13 +436,14 @@ void bind_executor(nb::module_& m) {
             },
             "q"_a, "k"_a, "v"_a, "out"_a, "prepared"_a, "slopes"_a, "state"_a)
         .def("rms_norm", &add_rms_norm, "input"_a, "weight"_a, "eps"_a, "out"_a)
-        .def("rope",
-             [](Program& p, int input, int heads, int head_dim, int angles, int rotary_dim, bool interleaved, int out,
-                int first) { add_rope(p, input, heads, head_dim, {angles, rotary_dim, interleaved, first}, out); })
-        .def("layer_norm", &add_layer_norm)
+        .def("layer_norm", &add_layer_norm, "input"_a, "weight"_a, "bias"_a, "eps"_a, "out"_a)
+        .def("gated_rms_norm", &add_gated_rms_norm, "input"_a, "gate"_a, "weight"_a, "eps"_a, "activation"_a, "out"_a)
+        .def("gate", &add_gate, "x"_a, "gate"_a, "activation"_a, "out"_a)
+        .def("scale_by_position", &add_scale_by_position, "input"_a, "scale"_a, "step"_a, "out"_a)
+        .def("rope", &add_rope, "input"_a, "heads"_a, "head_dim"_a, "rope"_a, "out"_a)
         .def("cache_write", &add_cache_write, "k"_a, "v"_a, "layer"_a)
-        .def("swiglu", &add_swiglu, "gate"_a, "up"_a, "out"_a)
-        .def("add", &add_add, "a"_a, "b"_a, "out"_a)
+        .def("swiglu", &add_swiglu, "gate"_a, "up"_a, "glu"_a, "out"_a)
+        .def("add", &add_add, "a"_a, "b"_a, "a_scale"_a, "b_scale"_a, "out"_a)
         .def(
             "run",
             [](Program& p, std::vector<int32_t> tokens, std::vector<int32_t> positions,
@@ -418,6 +478,21 @@ nb::ndarray<nb::numpy, float, nb::ndim<1>> dequantize_array(const std::string& n
     nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
     dequantize(format, bytes.data(), out, count);
     return nb::ndarray<nb::numpy, float, nb::ndim<1>>(out, {count}, owner);
+}
+
+// Writes the nibbles of a matrix as a lab publishes them into rows of blocks of 32 columns.
+void put_published_nibbles(const std::string& layout, Bytes codes, int rows, int cols, int header,
+                           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
+    const char* names[] = {"bytes", "rows", "gptq", "awq"};
+    const auto* name = std::find(std::begin(names), std::end(names), layout);
+    if (name == std::end(names)) throw std::invalid_argument("unknown layout " + layout);
+    const auto kind = CodeLayout(name - std::begin(names));
+    if (rows <= 0 || cols <= 0 || cols % 32 || header < 0 || (kind == CodeLayout::Awq && rows % 8) ||
+        codes.size() != size_t(rows) * size_t(cols) / 2 ||
+        out.size() != size_t(rows) * (size_t(cols) / 32) * size_t(header + 16))
+        throw std::invalid_argument("put_nibbles: shape");
+    nb::gil_scoped_release release;
+    put_nibbles(kind, codes.data(), rows, cols, header, out.data());
 }
 
 nb::object to_python(const GgufValue& value) {
@@ -467,6 +542,12 @@ void bind_formats(nb::module_& m) {
         }
     });
     m.def("read_gguf", &read_gguf, "bytes"_a);
+    m.def("formats", [] {
+        std::vector<std::string> names;
+        for (int i = 0; i < kNumFormats; i++) names.push_back(format_info(Format(i)).name);
+        return names;
+    });
+    m.def("put_nibbles", &put_published_nibbles, "layout"_a, "codes"_a, "rows"_a, "cols"_a, "header"_a, "out"_a);
     m.def("dequantize", &dequantize_array, "format"_a, "blocks"_a);
 }
 

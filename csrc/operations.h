@@ -1,9 +1,11 @@
 // The operations of a native program. The Python tracer fuses what a model's forward says into these.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "expert_cache.h"
 #include "formats/blocks.h"
 #include "program.h"
 #include "tensor_bytes.h"
@@ -25,10 +27,9 @@ struct RopeAnglesOptions {
 };
 
 struct RopeOptions {
-    int angles = -1;  // a RopeAngles' buffer; -1: no rope
-    int rotary_dim = 0;
+    int angles = -1;                // a RopeAngles' buffer; -1: no rope
+    int first = 0, rotary_dim = 0;  // the channels of a head that turn
     bool interleaved = false;
-    int first = 0;
 };
 
 struct Projection {
@@ -59,6 +60,7 @@ struct AttentionOptions {
     int q, out, layer, num_heads;
     float scale;
     int window = 0;            // keys that a query sees, its own included; 0: all
+    int chunk = 0;             // it sees those of its own chunk of positions only; 0: all
     std::vector<float> sinks;  // [num_heads] logits of a key without a value; empty: none
 };
 
@@ -118,18 +120,55 @@ void add_keep_rows(Program&, int input, int rows);  // into the pages
 void add_head_linear(Program&, HeadLinearOptions);
 void add_latent_attention(Program&, LatentOptions);
 void add_select_keys(Program&, SelectKeysOptions);
+// See `Router` in ops.py.
+struct RouterOptions {
+    int top_k;
+    bool sigmoid = false;  // scores are a sigmoid of the logits, not their softmax
+    int num_groups = 1, top_groups = 1;
+    bool best_two = false;  // a group's score is the sum of its two best, not its best
+    bool normalize = true;
+    float least_sum = 1e-20f, scale = 1;
+    bool scales_inputs = false;
+    std::vector<float> correction;  // [experts]; empty: none
+};
+
+// One of an expert's matrices, for all experts: packed, or where they lie until they are used.
+struct ExpertMatrix {
+    std::vector<PackedWeight> packed;  // [experts]; without data where there are `sources`
+    std::vector<TensorBytes> sources;  // [experts]; empty: all are packed
+    std::vector<float> bias;           // [experts][rows]; empty: none
+};
+
+// out = sum over a row's experts of their weights times down(glu(gate x, up x)) (+ residual)
+struct ExpertsOptions {
+    int input;
+    std::vector<float> norm;  // empty: none
+    float eps = 0;
+    int logits, out, residual = -1;
+    RouterOptions router;
+    ExpertMatrix gate, up, down;
+    Glu glu;
+    std::shared_ptr<ExpertCache> cache;  // of experts that are not all packed
+};
+
 void add_embedding(Program&, EmbeddingOptions);
 void add_rope_angles(Program&, RopeAnglesOptions);
 void add_linear(Program&, LinearOptions);
 void add_attention(Program&, AttentionOptions);
+void add_experts(Program&, ExpertsOptions);
 void add_select_rows(Program&, int input, int out);  // the step's logit rows
-// The same as parts of the fused operations, for graphs that do not fuse.
+void add_layer_norm(Program&, int input, std::vector<float> weight, std::vector<float> bias, float eps, int out);
+// x times the activation of `gate`, which has a channel for each of x's, or one for all.
+void add_gate(Program&, int x, int gate, Activation, int out);
+// x * (1 + scale * log(1 + floor((position + 1) / step)))
+void add_scale_by_position(Program&, int input, float scale, float step, int out);
 // Each of the equal parts of a row that `weight` is as wide as, by itself.
 void add_rms_norm(Program&, int input, std::vector<float> weight, float eps, int out);
-void add_layer_norm(Program&, int input, std::vector<float> weight, std::vector<float> bias, float eps, int out);
+void add_gated_rms_norm(Program&, int input, int gate, std::vector<float> weight, float eps, Activation, int out);
+// The same as parts of the fused operations, for graphs that do not fuse.
 void add_rope(Program&, int input, int num_heads, int head_dim, RopeOptions, int out);
 void add_cache_write(Program&, int k, int v, int layer);
-void add_swiglu(Program&, int gate, int up, int out);
-void add_add(Program&, int a, int b, int out);
+void add_swiglu(Program&, int gate, int up, Glu, int out);
+void add_add(Program&, int a, int b, float a_scale, float b_scale, int out);
 
 }  // namespace freehold

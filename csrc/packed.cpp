@@ -52,6 +52,7 @@ void codes(const BlockQ4_0& block, int, uint8_t* out) { nibbles_32(block.qs, out
 void codes(const BlockQ4_1& block, int, uint8_t* out) { nibbles_32(block.qs, out); }
 void codes(const BlockIQ4_NL& block, int, uint8_t* out) { nibbles_32(block.qs, out); }
 void codes(const BlockMXFP4& block, int, uint8_t* out) { nibbles_32(block.qs, out); }
+void codes(const BlockINT4& block, int, uint8_t* out) { nibbles_32(block.qs, out); }
 void codes(const BlockIQ4_XS& block, int b, uint8_t* out) { nibbles_32(block.qs + 16 * b, out); }
 
 void codes(const BlockQ5_0& block, int, uint8_t* out) {
@@ -120,6 +121,10 @@ void scales(const BlockQ5_0& block, uint8_t* unit, int r) { half_scale(block, un
 void scales(const BlockQ8_0& block, uint8_t* unit, int r) { half_scale(block, unit, r); }
 void scales(const BlockIQ4_NL& block, uint8_t* unit, int r) { half_scale(block, unit, r); }
 void scales(const BlockMXFP4& block, uint8_t* unit, int r) { unit[r] = block.e; }
+void scales(const BlockINT4& block, uint8_t* unit, int r) {
+    std::memcpy(unit + 2 * r, block.d, 2);
+    unit[32 + r] = block.zero;
+}
 
 // The 6-bit scales and minima of Q4_K and Q5_K: 12 bytes for 8 pairs.
 void k32_min_scales(half_bits d, half_bits dmin, const uint8_t* packed, uint8_t* unit, int r) {
@@ -233,6 +238,27 @@ void pack_quantized(const PackedWeight& weight, const uint8_t* source, int index
     }
 }
 
+// A NaN among the codes makes the scale NaN: the kernels' conversion does not know it.
+template <int columns>
+void pack_fp8(const PackedWeight& weight, const uint8_t* source, int index) {
+    using Block = BlockFP8<columns>;
+    uint8_t* out = weight.data + size_t(index) * weight.panel_stride;
+    auto* scales = reinterpret_cast<float*>(out + size_t(weight.cols) * kPanelRows);
+    const int rows = std::min(kPanelRows, weight.rows - index * kPanelRows), units = weight.cols / columns;
+    const auto* blocks = reinterpret_cast<const Block*>(source) + size_t(index) * kPanelRows * units;
+    std::memset(out, 0, weight.panel_stride);
+    for (int r = 0; r < rows; r++)
+        for (int u = 0; u < units; u++) {
+            const Block& block = blocks[size_t(r) * units + u];
+            bool nan = false;
+            for (int c = 0; c < columns; c++) {
+                nan |= (block.q[c] & 0x7f) == 0x7f;
+                out[(size_t(u) * columns + c) * kPanelRows + r] = block.q[c];
+            }
+            scales[size_t(u) * kPanelRows + r] = nan ? __builtin_nanf("") : kFp8Factor * block.d;
+        }
+}
+
 template <class Element>
 void pack_plain(const PackedWeight& weight, const uint8_t* source, int index) {
     auto* out = reinterpret_cast<Element*>(weight.data + size_t(index) * weight.panel_stride);
@@ -249,6 +275,8 @@ void pack_plain(const PackedWeight& weight, const uint8_t* source, int index) {
 
 size_t panel_bytes(Format format, int cols) {
     const PackedLayout layout = packed_layout(format);
+    if (layout.scales == ScaleKind::Float32 || layout.scales == ScaleKind::Float128)
+        return round_up(size_t(cols) * kPanelRows + size_t(cols / scale_unit_columns(layout.scales)) * 64, 64);
     if (!layout.bits) return round_up(size_t(cols) * kPanelRows * (format == Format::F32 ? 4 : 2), 64);
     const size_t code_bytes = size_t(cols / kBlock) * code_block_bytes(layout.bits);
     return round_up(code_bytes + size_t(cols / scale_unit_columns(layout.scales)) * scale_unit_bytes(layout.scales),
@@ -288,6 +316,14 @@ void pack_panel(const PackedWeight& weight, const uint8_t* source, int index) {
             return pack_quantized<BlockIQ4_XS, Format::IQ4_XS>(weight, source, index);
         case Format::MXFP4:
             return pack_quantized<BlockMXFP4, Format::MXFP4>(weight, source, index);
+        case Format::INT4_F16:
+            return pack_quantized<BlockINT4, Format::INT4_F16>(weight, source, index);
+        case Format::INT4_BF16:
+            return pack_quantized<BlockINT4, Format::INT4_BF16>(weight, source, index);
+        case Format::FP8_32:
+            return pack_fp8<32>(weight, source, index);
+        case Format::FP8_128:
+            return pack_fp8<128>(weight, source, index);
     }
 }
 

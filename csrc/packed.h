@@ -10,7 +10,7 @@
 //           2 bits   2 x 64 bytes as above;  3 bits: 2 bits, then 64 bytes whose bit j is the third bit of quad j
 //   scales  see ScaleKind; the figures of 16 rows lie side by side
 //
-// Unquantized weights are panels of [column][16 rows].
+// Unquantized weights are panels of [column][16 rows]; those of FP8 with a plane of scales behind them.
 #pragma once
 
 #include <cstddef>
@@ -27,18 +27,22 @@ inline constexpr int kBlock = 32;   // columns that share one activation scale
 inline constexpr int kSuper = 256;  // columns of a K-quant's super-block
 
 enum class ScaleKind : uint8_t {
-    None,      // unquantized
-    Half,      // per 32 columns: 16 half scales
-    HalfMin,   // per 32 columns: 16 half scales, 16 half minima
-    K32Min,    // per 256: 16 half d, 16 half -dmin, then 8 x 16 u8 scales, 8 x 16 u8 minima
-    K16Min,    // per 256: 16 half d, 16 half -dmin, then 16 x 16 bytes (scale | minimum << 4)
-    K16,       // per 256: 16 half d, then 16 x 16 s8 scales
-    K32,       // per 256: 16 half d, then 8 x 16 s8 scales
-    Exponent,  // per 32 columns: 16 bytes e; the scale is 2^(e - 128)
+    None,        // unquantized
+    Half,        // per 32 columns: 16 half scales
+    HalfMin,     // per 32 columns: 16 half scales, 16 half minima
+    K32Min,      // per 256: 16 half d, 16 half -dmin, then 8 x 16 u8 scales, 8 x 16 u8 minima
+    K16Min,      // per 256: 16 half d, 16 half -dmin, then 16 x 16 bytes (scale | minimum << 4)
+    K16,         // per 256: 16 half d, then 16 x 16 s8 scales
+    K32,         // per 256: 16 half d, then 8 x 16 s8 scales
+    Exponent,    // per 32 columns: 16 bytes e; the scale is 2^(e - 128)
+    HalfZero,    // per 32 columns: 16 half scales, 16 bytes of zero points
+    BfloatZero,  // per 32 columns: 16 bfloat16 scales, 16 bytes of zero points
+    Float32,     // per 32 columns: 16 floats; of FP8, 256 times the scale (see kFp8Factor)
+    Float128,    // per 128 columns: the same
 };
 
 struct PackedLayout {
-    int bits;          // of a code; 0 for unquantized weights
+    int bits;          // of a code; 0 for weights that are multiplied as floats
     int group;         // columns that share one weight scale: 32 or 16
     int offset_shift;  // weight = scale * (code - 2^offset_shift); -1: no offset (codes carry a minimum)
     bool wide;         // codes may exceed 127
@@ -75,6 +79,14 @@ constexpr PackedLayout packed_layout(Format format) {
             return {4, 32, 7, true, true, kIq4Levels, ScaleKind::K32};
         case Format::MXFP4:
             return {4, 32, 4, false, true, kFp4Levels, ScaleKind::Exponent};
+        case Format::INT4_F16:
+            return {4, 32, -1, false, false, nullptr, ScaleKind::HalfZero};
+        case Format::INT4_BF16:
+            return {4, 32, -1, false, false, nullptr, ScaleKind::BfloatZero};
+        case Format::FP8_32:
+            return {0, 1, -1, false, false, nullptr, ScaleKind::Float32};
+        case Format::FP8_128:
+            return {0, 1, -1, false, false, nullptr, ScaleKind::Float128};
         case Format::F32:
         case Format::F16:
         case Format::BF16:
@@ -102,6 +114,12 @@ constexpr int scale_unit_bytes(ScaleKind kind) {
             return 32 + 128;
         case ScaleKind::Exponent:
             return 16;
+        case ScaleKind::HalfZero:
+        case ScaleKind::BfloatZero:
+            return 32 + 16;
+        case ScaleKind::Float32:
+        case ScaleKind::Float128:
+            return 64;
         case ScaleKind::None:
             break;
     }
@@ -109,10 +127,23 @@ constexpr int scale_unit_bytes(ScaleKind kind) {
 }
 
 constexpr int scale_unit_columns(ScaleKind kind) {
-    return kind == ScaleKind::Half || kind == ScaleKind::HalfMin || kind == ScaleKind::Exponent ? kBlock : kSuper;
+    switch (kind) {
+        case ScaleKind::K32Min:
+        case ScaleKind::K16Min:
+        case ScaleKind::K16:
+        case ScaleKind::K32:
+            return kSuper;
+        case ScaleKind::Float128:
+            return 128;
+        default:
+            return kBlock;
+    }
 }
 
 constexpr int code_block_bytes(int bits) { return bits * 64; }
+
+// E4M3's bits moved into a binary16 make its value over 256.
+inline constexpr float kFp8Factor = 256;
 
 // Bytes of one panel of `cols` columns, a multiple of 64.
 size_t panel_bytes(Format format, int cols);

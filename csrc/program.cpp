@@ -29,6 +29,10 @@ Program::Program(const Kernels& kernels, std::shared_ptr<ThreadPool> pool, Progr
                .head_rows = {},
                .scratch = {},
                .states = {},
+               .expert_inputs = {},
+               .expert_inner = {},
+               .expert_scratch = {},
+               .expert_widths = {},
                .step = {}} {
     if (cache.kv.padded_dim() > kMaxHeadDim)
         throw std::invalid_argument("head size over " + std::to_string(kMaxHeadDim));
@@ -58,6 +62,24 @@ void Context::reserve_scratch(size_t bytes) {
     scratch_bytes = bytes;
     scratch.clear();
     for (int thread = 0; thread < num_threads; thread++) scratch.emplace_back(bytes, false);
+}
+
+void Context::reserve_experts(ExpertWidths widths, size_t scratch_bytes) {
+    const ExpertWidths& had = expert_widths;
+    widths = {std::max(widths.top_k, had.top_k),     std::max(widths.inputs, had.inputs),
+              std::max(widths.inner, had.inner),     widths.input_values || had.input_values,
+              widths.input_codes || had.input_codes, widths.inner_values || had.inner_values,
+              widths.inner_codes || had.inner_codes};
+    if (widths != had) {
+        const int rows = limits.max_rows * widths.top_k;
+        expert_inputs = PreparedMemory(rows, widths.inputs, widths.input_values, widths.input_codes);
+        expert_inner = PreparedMemory(rows, widths.inner, widths.inner_values, widths.inner_codes);
+        expert_widths = widths;
+    }
+    if (scratch_bytes <= expert_scratch_bytes) return;
+    expert_scratch.clear();
+    for (int thread = 0; thread < num_threads; thread++) expert_scratch.emplace_back(scratch_bytes, false);
+    expert_scratch_bytes = scratch_bytes;
 }
 
 int Program::add_buffer(int width, bool logit_rows) {
@@ -108,6 +130,7 @@ void Program::run(Step step) {
         progress_[i].total = operations_[i]->plan(context_);
     }
     pool_->run([this](int thread) { work(thread); });
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 void Program::work(int thread) {
@@ -136,9 +159,18 @@ void Program::run_items(Operation& operation, Progress& progress, int thread) {
     if (item >= 0) operation.enter(context_, thread);
     while (item >= 0) {
         const int next = ahead ? claim() : -1;
-        operation.run(context_, {item, next, thread});
+        run_item(operation, {item, next, thread});
         progress.done.fetch_add(1, std::memory_order_release);
         item = ahead ? next : claim();
+    }
+}
+
+void Program::run_item(Operation& operation, const Turn& turn) {
+    try {
+        operation.run(context_, turn);
+    } catch (...) {
+        const std::lock_guard lock(error_mutex_);
+        if (!error_) error_ = std::current_exception();
     }
 }
 

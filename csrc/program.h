@@ -6,7 +6,9 @@
 #pragma once
 
 #include <atomic>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <utility>
@@ -54,14 +56,15 @@ struct Buffer {
 class PreparedMemory {
   public:
     PreparedMemory() = default;
-    PreparedMemory(int rows, int cols) {
-        const size_t padded_rows = size_t(rows + 15) / 16 * 16, blocks = size_t(cols + 31) / 32;
+    // `has_values`, `has_codes`: without what no matrix will read.
+    PreparedMemory(int rows, int cols, bool has_values = true, bool has_codes = true) {
+        const size_t blocks = blocks_of(cols);
         value_stride_ = blocks * 32;
-        const size_t row_bytes = value_stride_ * 4 + blocks * 32 + blocks * (4 + 4 + 4 + 8);
-        pages_ = Pages(padded_rows * row_bytes, false);
+        pages_ = Pages(bytes(rows, cols, has_values, has_codes), false);
         uint8_t* at = pages_.data();
-        const auto take = [&](size_t bytes) { return std::exchange(at, at + padded_rows * bytes); };
-        values = reinterpret_cast<float*>(take(value_stride_ * 4));
+        const auto take = [&](size_t bytes) { return std::exchange(at, at + padded(rows) * bytes); };
+        if (has_values) values = reinterpret_cast<float*>(take(value_stride_ * 4));
+        if (!has_codes) return;
         rows_.codes = reinterpret_cast<int8_t*>(take(blocks * 32));
         rows_.scales = reinterpret_cast<float*>(take(blocks * 4));
         rows_.scaled_sums = reinterpret_cast<float*>(take(blocks * 4));
@@ -70,6 +73,16 @@ class PreparedMemory {
     }
     float* values = nullptr;
     size_t value_stride() const { return value_stride_; }
+    static size_t bytes(int rows, int cols, bool has_values, bool has_codes) {
+        return padded(rows) * blocks_of(cols) * ((has_values ? 32 * 4 : 0) + (has_codes ? 32 + 4 + 4 + 4 + 8 : 0));
+    }
+    // All of them, their values as well.
+    PreparedRows rows_with_values(int cols) const {
+        PreparedRows all = rows(cols);
+        all.values = values;
+        all.value_stride = value_stride_;
+        return all;
+    }
     PreparedRows rows(int cols) const {
         PreparedRows rows = rows_;
         rows.cols = cols;
@@ -77,9 +90,25 @@ class PreparedMemory {
     }
 
   private:
+    static size_t padded(int rows) { return size_t(rows + 15) / 16 * 16; }
+    static size_t blocks_of(int cols) { return size_t(cols + 31) / 32; }
+
     Pages pages_;
     PreparedRows rows_;
     size_t value_stride_ = 0;
+};
+
+// What the experts of a program ask for at most: experts of a row, columns of their inputs and of their inner rows, and
+// in which form these are read.
+struct ExpertWidths {
+    int top_k = 0, inputs = 0, inner = 0;
+    bool input_values = false, input_codes = false, inner_values = false, inner_codes = false;
+
+    size_t bytes(int max_rows) const {
+        return PreparedMemory::bytes(max_rows * top_k, inputs, input_values, input_codes) +
+               PreparedMemory::bytes(max_rows * top_k, inner, inner_values, inner_codes);
+    }
+    bool operator==(const ExpertWidths&) const = default;
 };
 
 struct ProgramLimits {
@@ -104,6 +133,11 @@ struct Context {
     std::vector<PreparedMemory> head_rows;     // kHeadRows of one head: each thread its own
     std::vector<Pages> scratch;                // of each thread
     std::vector<float> states;                 // attention states of spans
+    PreparedMemory expert_inputs;              // rows grouped by expert
+    PreparedMemory expert_inner;               // what their gates and ups give
+    std::vector<Pages> expert_scratch;         // of each thread
+    ExpertWidths expert_widths;
+    size_t expert_scratch_bytes = 0;
     int max_columns = 0, max_head_columns = 0;
     size_t scratch_bytes = 0;
 
@@ -113,6 +147,8 @@ struct Context {
     void reserve_columns(int cols);
     void reserve_head_rows(int cols);
     void reserve_scratch(size_t bytes);  // of each thread
+    // Makes room for experts.
+    void reserve_experts(ExpertWidths widths, size_t scratch_bytes);
 
     uint8_t* kv_head(int page, int layer, int head) const {
         return cache_pages.data() + size_t(page) * cache.page_bytes() + kv.head_offset(layer, head);
@@ -162,7 +198,8 @@ class Program {
     void add(std::unique_ptr<Operation> operation) { operations_.push_back(std::move(operation)); }
     void set_output(int buffer) { output_ = buffer; }
 
-    // Runs one step; throws std::invalid_argument when an index is out of its range, before anything is computed.
+    // Runs one step; throws std::invalid_argument when an index is out of its range, before anything is computed, and
+    // what an operation throws (a file that cannot be read) once all have ended.
     void run(Step step);
     const float* logits(int row) const { return context_.buffers.at(output_)->row(row); }
     int num_logit_rows() const { return int(context_.step.logit_rows.size()); }
@@ -186,12 +223,15 @@ class Program {
 
     void check(const Step& step) const;
     void work(int thread);
+    void run_item(Operation& operation, const Turn& turn);
     void run_items(Operation& operation, Progress& progress, int thread);
 
     std::shared_ptr<ThreadPool> pool_;
     Context context_;
     std::vector<std::unique_ptr<Operation>> operations_;
     std::vector<Progress> progress_;
+    std::mutex error_mutex_;
+    std::exception_ptr error_;  // the first of a run
     int output_ = -1;
     bool profiling_ = false;
 };

@@ -30,3 +30,11 @@ def qwen() -> Path:
 @pytest.fixture(scope="session", params=[SMOLLM, QWEN])
 def real_model(request) -> Path:
     return model_path(request.param)
+
+
+def shared_path(name: str) -> Path:
+    """A file or folder of the reference data that lies beside the repository."""
+    path = Path(__file__).parents[2] / "shared" / name
+    if not path.exists():
+        pytest.skip(f"{path}: the reference data is not beside the repository")
+    return path

@@ -1,4 +1,5 @@
-// The quantized blocks of GGUF, byte for byte (reference: ggml-common.h and gguf-py's quants.py).
+// The quantized blocks of GGUF, byte for byte (reference: ggml-common.h and gguf-py's quants.py), and those that labs'
+// own formats are laid out in (see published.h).
 // Every tensor row is a sequence of blocks; a block holds `block_elements` consecutive weights of one row.
 #pragma once
 
@@ -24,8 +25,12 @@ enum class Format : uint8_t {
     IQ4_NL,
     IQ4_XS,
     MXFP4,
+    FP8_32,
+    FP8_128,
+    INT4_F16,
+    INT4_BF16,
 };
-inline constexpr int kNumFormats = 16;
+inline constexpr int kNumFormats = 20;
 
 using half_bits = uint16_t;  // an IEEE binary16, as stored
 
@@ -83,6 +88,16 @@ struct BlockMXFP4 {
     uint8_t e;
     uint8_t qs[16];
 };  // w = 2^(e - 127) fp4[q]
+template <int columns>
+struct BlockFP8 {
+    float d;
+    uint8_t q[columns];
+};  // w = d e4m3(q)
+struct BlockINT4 {
+    uint8_t d[2];  // binary16 or bfloat16
+    uint8_t zero;  // 0 to 15
+    uint8_t qs[16];
+};  // w = d (q - zero)
 
 // IQ4_NL's and IQ4_XS's levels, and the doubled levels of OCP FP4 (E2M1).
 inline constexpr int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};

@@ -6,10 +6,11 @@
 #include "formats/half.h"
 namespace freehold {
 namespace {
-const FormatInfo kInfo[kNumFormats] = {{"F32", 1, 4},      {"F16", 1, 2},      {"BF16", 1, 2},       {"Q4_0", 32, 18},
-                                       {"Q4_1", 32, 20},   {"Q5_0", 32, 22},   {"Q5_1", 32, 24},     {"Q8_0", 32, 34},
-                                       {"Q2_K", 256, 84},  {"Q3_K", 256, 110}, {"Q4_K", 256, 144},   {"Q5_K", 256, 176},
-                                       {"Q6_K", 256, 210}, {"IQ4_NL", 32, 18}, {"IQ4_XS", 256, 136}, {"MXFP4", 32, 17}};
+const FormatInfo kInfo[kNumFormats] = {
+    {"F32", 1, 4},      {"F16", 1, 2},      {"BF16", 1, 2},        {"Q4_0", 32, 18},     {"Q4_1", 32, 20},
+    {"Q5_0", 32, 22},   {"Q5_1", 32, 24},   {"Q8_0", 32, 34},      {"Q2_K", 256, 84},    {"Q3_K", 256, 110},
+    {"Q4_K", 256, 144}, {"Q5_K", 256, 176}, {"Q6_K", 256, 210},    {"IQ4_NL", 32, 18},   {"IQ4_XS", 256, 136},
+    {"MXFP4", 32, 17},  {"FP8_32", 32, 36}, {"FP8_128", 128, 132}, {"INT4_F16", 32, 19}, {"INT4_BF16", 32, 19}};
 void k4(const uint8_t* p, int b, float& sc, float& m) {
     if (b < 4) {
         sc = p[b] & 63;
@@ -127,6 +128,17 @@ void deq(const BlockMXFP4& b, float* o) {
         o[i + 16] = d * kFp4Levels[b.qs[i] >> 4];
     }
 }
+template <int n>
+void deq(const BlockFP8<n>& b, float* o) {
+    for (int i = 0; i < n; i++) o[i] = e4m3_to_float(b.q[i]) * b.d;
+}
+void deq_int4(const BlockINT4& b, float d, float* o) {
+    for (int i = 0; i < 16; i++) {
+        o[i] = d * float((b.qs[i] & 15) - b.zero);
+        o[i + 16] = d * float((b.qs[i] >> 4) - b.zero);
+    }
+}
+uint16_t scale_bits(const BlockINT4& b) { return uint16_t(b.d[0] | b.d[1] << 8); }
 template <class B>
 void run(const void* p, float* o, size_t n, int e) {
     auto* b = static_cast<const B*>(p);
@@ -177,6 +189,17 @@ void dequantize(Format f, const void* p, float* o, size_t n) {
             return run<BlockIQ4_XS>(p, o, n, e);
         case Format::MXFP4:
             return run<BlockMXFP4>(p, o, n, e);
+        case Format::FP8_32:
+            return run<BlockFP8<32>>(p, o, n, e);
+        case Format::FP8_128:
+            return run<BlockFP8<128>>(p, o, n, e);
+        case Format::INT4_F16:
+        case Format::INT4_BF16: {
+            const auto to_float = f == Format::INT4_F16 ? half_to_float : bf16_to_float;
+            const auto* blocks = static_cast<const BlockINT4*>(p);
+            for (size_t i = 0; i < n / e; i++) deq_int4(blocks[i], to_float(scale_bits(blocks[i])), o + i * e);
+            break;
+        }
     }
 }
 }  // namespace freehold

@@ -23,7 +23,12 @@ constexpr std::pair<uint32_t, Format> kTensorTypes[] = {
 };
 constexpr uint32_t kNumGgmlTypes = 41;
 
-std::string quoted(std::string_view name) { return "'" + std::string(name.substr(0, 80)) + "'"; }
+std::string quoted(std::string_view name) {
+    std::string text(name.substr(0, 80));
+    for (char& c : text)
+        if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = '?';  // an error is one line
+    return "'" + text + "'";
+}
 
 bool is_utf8(std::string_view text) {
     const auto* p = reinterpret_cast<const uint8_t*>(text.data());

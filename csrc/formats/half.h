@@ -20,6 +20,11 @@ inline float half_to_float(uint16_t h) {
     const float f = float(mantissa) * 5.9604645e-8f;
     return sign ? -f : f;
 }
+// OCP FP8 E4M3: no infinities; all ones is a NaN.
+inline float e4m3_to_float(uint8_t b) {
+    if ((b & 0x7f) == 0x7f) return bits_to_float(uint32_t(b & 0x80) << 24 | 0x7fc00000);
+    return half_to_float(uint16_t((b & 0x80) << 8 | (b & 0x7f) << 7)) * 256.0f;
+}
 inline uint16_t float_to_half(float f) {
     const uint32_t bits = float_to_bits(f), sign = bits >> 16 & 0x8000, a = bits & 0x7fffffff;
     if (a > 0x7f800000) return uint16_t(sign | 0x7e00);

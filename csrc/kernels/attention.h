@@ -151,6 +151,12 @@ struct AttentionKernels {
         for (int d = 0; d < t.layout->head_dim; d++) out[d] = state[kStateValues + d] * keep / sum;
     }
 
+    // The first key that the query at `position` sees.
+    static int first_key(const AttentionTask& t, int position) {
+        if (t.window) return position + 1 - t.window;
+        return t.chunk ? position / t.chunk * t.chunk : 0;
+    }
+
     // Up to R queries from `first` on, over the task's spans, into their states.
     static void attend_group(const AttentionTask& t, int first, int count, float* states, float* scratch) {
         const int dim = t.layout->padded_dim();
@@ -169,7 +175,7 @@ struct AttentionKernels {
         const int last_position = t.position + (first + count - 1) / t.group;
         for (int span = t.span0; span < t.span1 && span * kSpan <= last_position; span++) {
             const int start = span * kSpan, first_block = start / kKvBlock;
-            if (t.window && start + kSpan <= t.position + first / t.group + 1 - t.window) continue;
+            if (start + kSpan <= first_key(t, t.position + first / t.group)) continue;
             const int keys = last_position + 1 - start < kSpan ? last_position + 1 - start : kSpan;
             for (int k = 0; k < keys; k += kKvBlock) {
                 const uint8_t* block = head_block(t, first_block + k / kKvBlock);
@@ -181,8 +187,8 @@ struct AttentionKernels {
             }
             SoftmaxSum heads[R];
             for (int r = 0; r < count; r++) {
-                const int behind = t.position + (first + r) / t.group + 1 - start;
-                const int visible = behind < keys ? behind : keys, hidden = t.window ? behind - t.window : 0;
+                const int position = t.position + (first + r) / t.group, behind = position + 1 - start;
+                const int visible = behind < keys ? behind : keys, hidden = first_key(t, position) - start;
                 const bool some = visible > 0 && hidden < visible;
                 for (int k = 0; some && k < hidden; k++) scores[r * kSpan + k] = -__builtin_inff();
                 heads[r] = some ? softmax_visible(scores + r * kSpan, visible, keys) : SoftmaxSum{-__builtin_inff(), 0};

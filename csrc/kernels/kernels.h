@@ -89,6 +89,7 @@ struct AttentionTask {
     int span0, span1;
     float scale;         // of the scores
     int window;          // keys that a query sees, its own included; 0: all
+    int chunk;           // it sees those of its own chunk of positions only; 0: all
     const float* sinks;  // [group] logits of a key without a value, or null
     float* states;       // [num_rows * group] states to write instead of `out`, or null
     float* scratch;      // attention_scratch_floats
@@ -129,9 +130,9 @@ struct RankTask {
 struct RopeTask {
     float* heads;  // [num_heads][head_dim] of one row
     int num_heads, head_dim;
-    int rotary_dim;        // leading channels that turn
-    bool interleaved;      // pairs (2i, 2i+1) rather than (i, i + rotary_dim/2)
-    const float* cosines;  // [rotary_dim / 2]
+    int first, rotary_dim;  // the channels that turn
+    bool interleaved;       // pairs (2i, 2i+1) rather than (i, i + rotary_dim/2)
+    const float* cosines;   // [rotary_dim / 2]
     const float* sines;
 };
 
@@ -163,6 +164,12 @@ struct RecurrenceTask {
     size_t out_stride;
     int num_rows, key_dim, num_columns;
 };
+// g * sigmoid(alpha * g) * (u + offset), with g <= limit and -limit <= u <= limit.
+struct Glu {
+    float alpha = 1, limit = __builtin_inff(), offset = 0;
+};
+
+enum class Activation { Silu, Sigmoid };
 
 struct Kernels {
     const char* name;
@@ -170,6 +177,9 @@ struct Kernels {
     void (*prepare_row)(const float* x, const float* norm, float eps, float* values, const PreparedRows& out, int row,
                         bool quantize);
     LinearKernel linear[kNumFormats];
+    // Codes of `count` blocks of 32 columns of a row, from `block` on.
+    void (*quantize_blocks)(const float* x, const PreparedRows& out, int row, int block, int count);
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* out, int count);
     void (*rope)(const RopeTask&);
     // One token's key or value [D] of one head into its slot of a KV block.
     void (*write_key)(const KvLayout&, uint8_t* head_block, int slot, const float* key);
@@ -181,13 +191,19 @@ struct Kernels {
     void (*keep_row)(KvFormat format, const float* x, int width, uint8_t* out);
     void (*attend_latents)(const LatentTask&);
     void (*rank_keys)(const RankTask&);
-    void (*swiglu)(const float* gate, const float* up, float* out, int count);
-    void (*add)(const float* a, const float* b, float* out, int count);
+    void (*swiglu)(const float* gate, const float* up, float* out, int count, const Glu&);
+    // x times the activation of the gate.
+    void (*gate)(const float* x, const float* gate, float* out, int count, Activation);
+    void (*add)(const float* a, const float* b, float* out, int count, float a_scale, float b_scale);
+    // The scores of a router, from its logits.
+    void (*softmax)(const float* x, float* out, int count);
+    void (*sigmoid)(const float* x, float* out, int count);
+    // sums += weight * x
+    void (*accumulate)(float weight, const float* x, float* sums, int count);
     // Of states; rows padded to 16 (`unit_heads`: as they are).
     void (*convolve)(const ConvolutionTask&);
     void (*recur)(const RecurrenceTask&);
     void (*silu)(const float* x, float* out, int count);
-    void (*sigmoid)(const float* x, float* out, int count);
     void (*decay)(const float* x, const float* bias, const float* rate, float* out, int count);
     void (*unit_heads)(const float* x, int num_heads, int head_dim, float scale, float* out);
     float (*max)(const float* x, int count);

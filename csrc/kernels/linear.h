@@ -24,8 +24,10 @@ struct LinearKernels {
     static constexpr PackedLayout L = packed_layout(format);
     static constexpr int kGroups = L.bits ? kBlock / L.group : 1;  // weight scales in a block of 32 columns
     static constexpr int kQuads = 8 / kGroups;
+    static constexpr bool kHasZero = L.scales == ScaleKind::HalfZero || L.scales == ScaleKind::BfloatZero;
     static constexpr bool kHasMin =
-        L.scales == ScaleKind::HalfMin || L.scales == ScaleKind::K32Min || L.scales == ScaleKind::K16Min;
+        kHasZero || L.scales == ScaleKind::HalfMin || L.scales == ScaleKind::K32Min || L.scales == ScaleKind::K16Min;
+    static constexpr bool kIsFp8 = L.scales == ScaleKind::Float32 || L.scales == ScaleKind::Float128;
     static constexpr bool kHasOffset = L.offset_shift >= 0 && !(L.wide && S::kWideIsSigned);
     static constexpr int kScaleUnitBlocks = scale_unit_columns(L.scales) / kBlock;
 
@@ -41,6 +43,10 @@ struct LinearKernels {
         Scales out;
         if constexpr (L.scales == ScaleKind::Half) out.scale[0] = S::load_half(halves);
         if constexpr (L.scales == ScaleKind::Exponent) out.scale[0] = S::load_exponent(unit + lane0);
+        if constexpr (kHasZero) {  // a scale of 11 bits times a zero point of 4: the minimum is exact
+            out.scale[0] = L.scales == ScaleKind::HalfZero ? S::load_half(halves) : S::load_bf16(halves);
+            out.min[0] = S::sub(S::zero(), S::mul(out.scale[0], S::load_u8(unit + 32 + lane0)));
+        }
         if constexpr (L.scales == ScaleKind::HalfMin) {
             out.scale[0] = S::load_half(halves);
             out.min[0] = S::load_half(halves + 16);
@@ -240,6 +246,7 @@ struct LinearKernels {
 
     FH_INLINE F load_weight(const uint8_t* panel, size_t element) {
         if constexpr (format == Format::F32) return S::load(reinterpret_cast<const float*>(panel) + element);
+        if constexpr (kIsFp8) return S::load_e4m3(panel + element);
         if constexpr (format == Format::F16) return S::load_half(reinterpret_cast<const uint16_t*>(panel) + element);
         return S::load_bf16(reinterpret_cast<const uint16_t*>(panel) + element);
     }
@@ -249,8 +256,16 @@ struct LinearKernels {
         const float* x = t.x->values + size_t(row) * t.x->value_stride;
         F acc[R];
         for (int r = 0; r < R; r++) acc[r] = S::zero();
+        F scale = S::zero();
         for (int c = 0; c < t.x->cols; c++) {
-            const F w = load_weight(panel_at(t, panel), size_t(c) * kPanelRows + lane0);
+            F w = load_weight(panel_at(t, panel), size_t(c) * kPanelRows + lane0);
+            if constexpr (kIsFp8) {
+                constexpr int unit = scale_unit_columns(L.scales);
+                const auto* scales =
+                    reinterpret_cast<const float*>(panel_at(t, panel) + size_t(t.x->cols) * kPanelRows) + lane0;
+                if (c % unit == 0) scale = S::load(scales + size_t(c / unit) * kPanelRows);
+                w = S::mul(w, scale);
+            }
             for (int r = 0; r < R; r++) acc[r] = S::fma(w, S::set1(x[size_t(r) * t.x->value_stride + c]), acc[r]);
         }
         for (int r = 0; r < R; r++) finish(t, row + r, panel * kPanelRows + lane0, acc[r]);

@@ -1,4 +1,4 @@
-// Kernels over single rows: norm, int8 codes, rope, KV write, gated activation.
+// Kernels over single rows: norms, int8 codes, rope, KV write, gates.
 // Accumulation in float32 over 16 lanes, then a fixed tree. Threading: the program gives rows to threads.
 #pragma once
 
@@ -42,6 +42,22 @@ struct RowKernels {
         for (int c = 0; c < cols; c++) out[c] = x[c] * inverse * weight[c];
     }
 
+    // LayerNorm (Ba et al. 2016): (x - mean) / sqrt(variance + eps) * weight + bias.
+    static void layer_norm(const float* x, const float* weight, const float* bias, float eps, float* out, int cols) {
+        F sums[V], squares[V];
+        for (int i = 0; i < V; i++) sums[i] = squares[i] = S::zero();
+        for_columns(x, cols, [&](const F(&v)[V], int) {
+            for (int i = 0; i < V; i++) sums[i] = S::add(sums[i], v[i]);
+        });
+        const float mean = reduce16<S>(sums, plus) / float(cols);
+        for (int c = 0; c < cols; c++) out[c] = x[c] - mean;
+        for_columns(out, cols, [&](const F(&v)[V], int) {
+            for (int i = 0; i < V; i++) squares[i] = S::fma(v[i], v[i], squares[i]);
+        });
+        const float inverse = 1.0f / std::sqrt(reduce16<S>(squares, plus) / float(cols) + eps);
+        for (int c = 0; c < cols; c++) out[c] = out[c] * inverse * weight[c] + bias[c];
+    }
+
     // Codes of 32 columns: round(x / scale), scale = max |x| / 127. A NaN or an infinity makes the scale NaN.
     static void quantize_block(const float* x, const PreparedRows& out, int row, int block) {
         constexpr int n = kBlock / S::W;
@@ -78,10 +94,14 @@ struct RowKernels {
         for (int block = 0; block < out.cols / kBlock; block++) quantize_block(x + block * kBlock, out, row, block);
     }
 
+    static void quantize_blocks(const float* x, const PreparedRows& out, int row, int block, int count) {
+        for (int i = 0; i < count; i++) quantize_block(x + i * kBlock, out, row, block + i);
+    }
+
     static void rope(const RopeTask& task) {
         const int half = task.rotary_dim / 2;
         for (int h = 0; h < task.num_heads; h++) {
-            float* v = task.heads + size_t(h) * task.head_dim;
+            float* v = task.heads + size_t(h) * task.head_dim + task.first;
             const int step = task.interleaved ? 2 : 1, apart = task.interleaved ? 1 : half;
             for (int i = 0; i < half; i++) {
                 const float a = v[i * step], b = v[i * step + apart];
@@ -91,17 +111,31 @@ struct RowKernels {
         }
     }
 
-    static void swiglu(const float* gate, const float* up, float* out, int count) {
-        for_columns(gate, count, [&](const F(&g)[V], int c) {
+    static void swiglu(const float* gate, const float* up, float* out, int count, const Glu& glu) {
+        const F alpha = S::set1(glu.alpha), offset = S::set1(glu.offset);
+        const F limit = S::set1(glu.limit), least = S::set1(-glu.limit);
+        for_columns(gate, count, [&](const F(&gates)[V], int c) {
             for (int i = 0; i < V; i++) {
-                const F silu = S::mul(g[i], sigmoid<S>(g[i]));
-                S::store(out + c + i * S::W, S::mul(silu, S::load(up + c + i * S::W)));
+                const F g = S::min(limit, gates[i]);
+                const F u = S::max(least, S::min(limit, S::load(up + c + i * S::W)));
+                const F gated = S::mul(g, sigmoid<S>(S::mul(alpha, g)));
+                S::store(out + c + i * S::W, S::mul(gated, S::add(u, offset)));
             }
         });
     }
 
-    static void add(const float* a, const float* b, float* out, int count) {
-        for (int i = 0; i < count; i++) out[i] = a[i] + b[i];
+    static void gate(const float* x, const float* gate, float* out, int count, Activation activation) {
+        for_columns(gate, count, [&](const F(&g)[V], int c) {
+            for (int i = 0; i < V; i++) {
+                const F s = sigmoid<S>(g[i]);
+                const F factor = activation == Activation::Silu ? S::mul(g[i], s) : s;
+                S::store(out + c + i * S::W, S::mul(S::load(x + c + i * S::W), factor));
+            }
+        });
+    }
+
+    static void add(const float* a, const float* b, float* out, int count, float a_scale, float b_scale) {
+        for (int i = 0; i < count; i++) out[i] = a[i] * a_scale + b[i] * b_scale;
     }
 
     static float max(const float* x, int count) {

@@ -31,7 +31,9 @@ struct Avx2 {
     FH_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
     FH_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
     FH_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+    // Both give `b` where one is not a number.
     FH_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
+    FH_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
     FH_INLINE F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
     FH_INLINE F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     FH_INLINE F zero_if_below(F value, F x, F limit) {
@@ -58,6 +60,12 @@ struct Avx2 {
     }
     FH_INLINE F load_bf16(const uint16_t* p) {
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half_line(p)), 16));
+    }
+    FH_INLINE F load_e4m3(const uint8_t* p) {
+        const __m128i b = _mm_cvtepu8_epi16(bytes(p));
+        const __m128i sign = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x80)), 8);
+        const __m128i rest = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x7f)), 7);
+        return _mm256_cvtph_ps(_mm_or_si128(sign, rest));
     }
     FH_INLINE F load_u8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes(p))); }
     FH_INLINE F load_s8(const int8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes(p))); }

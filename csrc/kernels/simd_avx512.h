@@ -32,7 +32,9 @@ struct Avx512 {
     FH_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
     FH_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
     FH_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    // Both give `b` where one is not a number.
     FH_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
+    FH_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
     FH_INLINE F abs(F a) { return _mm512_abs_ps(a); }
     FH_INLINE F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     FH_INLINE F zero_if_below(F value, F x, F limit) {  // x < limit ? 0 : value
@@ -60,6 +62,13 @@ struct Avx512 {
     FH_INLINE F load_bf16(const uint16_t* p) {
         return _mm512_castsi512_ps(
             _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    }
+    // The value over 256 (see kFp8Factor) of E4M3: its exponent and mantissa stand in a binary16 as they are.
+    FH_INLINE F load_e4m3(const uint8_t* p) {
+        const __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(b, _mm256_set1_epi16(0x80)), 8);
+        const __m256i rest = _mm256_slli_epi16(_mm256_and_si256(b, _mm256_set1_epi16(0x7f)), 7);
+        return _mm512_cvtph_ps(_mm256_or_si256(sign, rest));
     }
     FH_INLINE __m128i bytes(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
     FH_INLINE F load_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes(p))); }

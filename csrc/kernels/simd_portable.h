@@ -74,6 +74,9 @@ struct Portable {
     FH_INLINE F max(F a, F b) {
         return lanes<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
     }
+    FH_INLINE F min(F a, F b) {
+        return lanes<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+    }
     FH_INLINE F abs(F a) {
         return lanes<F>([&](int i) { return std::fabs(a.v[i]); });
     }
@@ -109,6 +112,9 @@ struct Portable {
     }
     FH_INLINE F load_bf16(const uint16_t* p) {
         return lanes<F>([&](int i) { return bf16_to_float(p[i]); });
+    }
+    FH_INLINE F load_e4m3(const uint8_t* p) {
+        return lanes<F>([&](int i) { return half_to_float(uint16_t((p[i] & 0x80) << 8 | (p[i] & 0x7f) << 7)); });
     }
     FH_INLINE F load_u8(const uint8_t* p) {
         return lanes<F>([&](int i) { return float(p[i]); });

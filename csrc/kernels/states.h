@@ -37,10 +37,6 @@ struct StateKernels {
         map(out, count, [&](int c) { return S::mul(S::load(x + c), sigmoid<S>(S::load(x + c))); });
     }
 
-    static void sigmoid_of(const float* x, float* out, int count) {
-        map(out, count, [&](int c) { return sigmoid<S>(S::load(x + c)); });
-    }
-
     // exp(-rate * softplus(x + bias)), softplus(y) = max(y, 0) + log(1 + exp(-|y|)).
     static void decay(const float* x, const float* bias, const float* rate, float* out, int count) {
         map(out, count, [&](int c) {

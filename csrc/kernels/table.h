@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/attention.h"
+#include "kernels/experts.h"
 #include "kernels/kernels.h"
 #include "kernels/latent.h"
 #include "kernels/linear.h"
@@ -18,6 +19,8 @@ constexpr Kernels make_kernels(const char* name, std::integer_sequence<int, form
         .name = name,
         .prepare_row = RowKernels<S>::prepare_row,
         .linear = {Linear<S, Format(format)>::run...},
+        .quantize_blocks = RowKernels<S>::quantize_blocks,
+        .layer_norm = RowKernels<S>::layer_norm,
         .rope = RowKernels<S>::rope,
         .write_key = RowKernels<S>::write_key,
         .write_value = RowKernels<S>::write_value,
@@ -27,11 +30,14 @@ constexpr Kernels make_kernels(const char* name, std::integer_sequence<int, form
         .attend_latents = LatentDispatch<S>::attend,
         .rank_keys = LatentDispatch<S>::rank,
         .swiglu = RowKernels<S>::swiglu,
+        .gate = RowKernels<S>::gate,
         .add = RowKernels<S>::add,
+        .softmax = ExpertKernels<S>::softmax,
+        .sigmoid = ExpertKernels<S>::sigmoids,
+        .accumulate = ExpertKernels<S>::accumulate,
         .convolve = StateKernels<S>::convolve,
         .recur = StateKernels<S>::recur,
         .silu = StateKernels<S>::silu,
-        .sigmoid = StateKernels<S>::sigmoid_of,
         .decay = StateKernels<S>::decay,
         .unit_heads = StateKernels<S>::unit_heads,
         .max = RowKernels<S>::max,

@@ -25,13 +25,13 @@ static inline typename S::F exp_nonpositive(typename S::F x) {
     return S::zero_if_below(S::scale_by_power(p, n), x, S::set1(-87.0f));
 }
 
-// (x < 0 ? e : 1) / (1 + e), e = exp(-|x|)
+// 1 / (1 + e^-x).
 template <class S>
 static inline typename S::F sigmoid(typename S::F x) {
     using F = typename S::F;
     const F e = exp_nonpositive<S>(S::sub(S::zero(), S::abs(x)));
     const F one = S::set1(1.0f), positive = S::zero_if_below(one, x, S::zero());
-    return S::div(S::fma(S::sub(one, positive), e, positive), S::add(one, e));
+    return S::div(S::fma(S::sub(one, positive), e, positive), S::add(one, e));  // (x < 0 ? e : 1) / (1 + e)
 }
 
 template <class S>

@@ -96,6 +96,7 @@ class Attention : public Operation {
                 .span1 = item.span1,
                 .scale = options_.scale,
                 .window = options_.window,
+                .chunk = options_.chunk,
                 .sinks = options_.sinks.empty() ? nullptr : options_.sinks.data() + size_t(item.head) * group_,
                 .states = nullptr,
                 .scratch = reinterpret_cast<float*>(context.scratch[size_t(thread)].data())};
@@ -113,8 +114,9 @@ class Attention : public Operation {
 void add_attention(Program& program, AttentionOptions options) {
     check_width(program, options.q, options.num_heads * program.context().kv.head_dim, "attention");
     check_width(program, options.out, options.num_heads * program.context().kv.head_dim, "attention");
-    if (options.window < 0 || (!options.sinks.empty() && int(options.sinks.size()) != options.num_heads))
-        throw std::invalid_argument("attention: window or sinks");
+    if (options.window < 0 || options.chunk < 0 ||
+        (!options.sinks.empty() && int(options.sinks.size()) != options.num_heads))
+        throw std::invalid_argument("attention: window, chunk or sinks");
     program.add(std::make_unique<Attention>(program.context(), std::move(options)));
 }
 

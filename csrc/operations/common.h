@@ -62,7 +62,7 @@ void add_rowwise(Program& program, const char* name, int out, Function function)
 
 inline void turn(Context& context, const RopeOptions& rope, int row, float* heads, int num_heads, int head_dim) {
     const float* angles = buffer_of(context, rope.angles).row(row);
-    context.kernels->rope({heads + rope.first, num_heads, head_dim, rope.rotary_dim, rope.interleaved, angles,
+    context.kernels->rope({heads, num_heads, head_dim, rope.first, rope.rotary_dim, rope.interleaved, angles,
                            angles + rope.rotary_dim / 2});
 }
 

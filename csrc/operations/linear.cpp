@@ -4,40 +4,17 @@
 #include <stdexcept>
 
 #include "operations/common.h"
+#include "operations/preparation.h"
 
 namespace freehold {
 namespace {
 
-// What a Linear makes of its input rows before the products: normed values and int8 codes.
-class Preparation {
-  public:
-    Preparation(const LinearOptions& options) : input_(options.input), norm_(options.norm), eps_(options.eps) {
-        cols_ = options.projections[0].weight.cols;
-        for (const Projection& p : options.projections) quantize_ |= is_quantized(p.weight.format);
-    }
-    PreparedRows rows(Context& context, const PreparedMemory& memory) const {
-        PreparedRows rows = memory.rows(cols_);
-        const Buffer& input = buffer_of(context, input_);
-        rows.values = norm_.empty() ? input.row(0) : memory.values;
-        rows.value_stride = norm_.empty() ? input.stride : memory.value_stride();
-        return rows;
-    }
-    void prepare(Context& context, const PreparedMemory& memory, const PreparedRows& rows, int row) const {
-        context.kernels->prepare_row(buffer_of(context, input_).row(row), norm_.empty() ? nullptr : norm_.data(), eps_,
-                                     memory.values + size_t(row) * memory.value_stride(), rows, row, quantize_);
-    }
-    int cols() const { return cols_; }
-
-  private:
-    int input_, cols_;
-    std::vector<float> norm_;
-    float eps_;
-    bool quantize_ = false;
-};
-
 class Linear : public Operation {
   public:
-    Linear(Context& context, LinearOptions options) : options_(std::move(options)), preparation_(options_) {
+    Linear(Context& context, LinearOptions options)
+        : options_(std::move(options)),
+          preparation_(options_.input, options_.norm, options_.eps, options_.projections[0].weight.cols,
+                       any_quantized(options_.projections)) {
         context.reserve_columns(preparation_.cols());
         for (Projection& p : options_.projections)
             if (!p.bias.empty()) p.bias.resize(size_t(p.weight.num_panels()) * kPanelRows);
@@ -114,6 +91,11 @@ class Linear : public Operation {
         int projection, panel0, panel1;
     };
 
+    static bool any_quantized(const std::vector<Projection>& projections) {
+        return std::any_of(projections.begin(), projections.end(),
+                           [](const Projection& p) { return is_quantized(p.weight.format); });
+    }
+
     int num_rows(Context& context) const { return context.rows_of(buffer_of(context, options_.input)); }
 
     int panels_per_item(const Context& context, const PackedWeight& weight, int matrices) const {
@@ -146,7 +128,8 @@ class Linear : public Operation {
                      &up = buffer_of(context, options_.projections[1].out);
         const int begin = unit.panel0 * kPanelRows, end = std::min(unit.panel1 * kPanelRows, gate.width);
         for (int row = row0; row < row1; row++)
-            context.kernels->swiglu(gate.row(row) + begin, up.row(row) + begin, gate.row(row) + begin, end - begin);
+            context.kernels->swiglu(gate.row(row) + begin, up.row(row) + begin, gate.row(row) + begin, end - begin,
+                                    Glu());
     }
 
     void cache(Context& context, const Unit& unit, int row0, int row1) {

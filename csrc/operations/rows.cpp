@@ -52,6 +52,23 @@ class RopeAngles : public RowOperation {
     RopeAnglesOptions options_;
 };
 
+void multiply(const float* x, float factor, float* out, int count) {
+    for (int i = 0; i < count; i++) out[i] = x[i] * factor;
+}
+
+void check_norm(Program& program, int input, const std::vector<float>& weight, int out) {
+    const int width = buffer_of(program.context(), input).width;
+    if (weight.empty() || width % int(weight.size())) throw std::invalid_argument("rms norm: width of the weight");
+    check_width(program, out, width, "rms norm");
+}
+
+void norm_parts(Context& context, const Buffer& from, int row, const std::vector<float>& weight, float eps, float* to) {
+    PreparedRows rows;
+    rows.cols = int(weight.size());
+    for (int part = 0; part < from.width; part += rows.cols)
+        context.kernels->prepare_row(from.row(row) + part, weight.data(), eps, to + part, rows, row, false);
+}
+
 }  // namespace
 
 void add_embedding(Program& program, EmbeddingOptions options) {
@@ -72,33 +89,63 @@ void add_select_rows(Program& program, int input, int out) {
 }
 
 void add_rms_norm(Program& program, int input, std::vector<float> weight, float eps, int out) {
-    const Buffer& in = buffer_of(program.context(), input);
-    if (weight.empty() || in.width % int(weight.size())) throw std::invalid_argument("rms norm: width of the weight");
-    check_width(program, out, in.width, "rms norm");
+    check_norm(program, input, weight, out);
     add_rowwise(program, "rms norm", out, [=, weight = std::move(weight)](Context& context, int row, float* to) {
-        const Buffer& from = buffer_of(context, input);
-        PreparedRows rows;
-        rows.cols = int(weight.size());
-        for (int part = 0; part < from.width; part += rows.cols)
-            context.kernels->prepare_row(from.row(row) + part, weight.data(), eps, to + part, rows, row, false);
+        norm_parts(context, buffer_of(context, input), row, weight, eps, to);
+    });
+}
+
+void add_gated_rms_norm(Program& program, int input, int gate, std::vector<float> weight, float eps,
+                        Activation activation, int out) {
+    check_norm(program, input, weight, out);
+    check_width(program, gate, buffer_of(program.context(), out).width, "gated rms norm");
+    add_rowwise(program, "gated rms norm", out, [=, weight = std::move(weight)](Context& context, int row, float* to) {
+        const Buffer &from = buffer_of(context, input), &by = buffer_of(context, gate);
+        norm_parts(context, from, row, weight, eps, to);
+        context.kernels->gate(to, by.row(row), to, from.width, activation);
     });
 }
 
 void add_layer_norm(Program& program, int input, std::vector<float> weight, std::vector<float> bias, float eps,
                     int out) {
-    add_rowwise(program, "layer norm", out, [=](Context& context, int row, float* to) {
-        const float* x = buffer_of(context, input).row(row);
-        const int n = int(weight.size());
-        float mean = 0, variance = 0;
-        for (int i = 0; i < n; i++) mean += x[i] / float(n);
-        for (int i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean) / float(n);
-        const float inverse = 1 / std::sqrt(variance + eps);
-        for (int i = 0; i < n; i++) to[i] = (x[i] - mean) * inverse * weight[size_t(i)] + bias[size_t(i)];
+    check_width(program, input, int(weight.size()), "layer norm");
+    check_width(program, out, int(bias.size()), "layer norm");
+    check_width(program, out, int(weight.size()), "layer norm");
+    add_rowwise(program, "layer norm", out,
+                [=, weight = std::move(weight), bias = std::move(bias)](Context& context, int row, float* to) {
+                    context.kernels->layer_norm(buffer_of(context, input).row(row), weight.data(), bias.data(), eps, to,
+                                                int(weight.size()));
+                });
+}
+
+void add_gate(Program& program, int x, int gate, Activation activation, int out) {
+    const int width = buffer_of(program.context(), x).width;
+    const bool one = buffer_of(program.context(), gate).width == 1;
+    check_width(program, out, width, "gate");
+    if (!one) check_width(program, gate, width, "gate");
+    add_rowwise(program, "gate", out, [=](Context& context, int row, float* to) {
+        const float *from = buffer_of(context, x).row(row), *by = buffer_of(context, gate).row(row);
+        if (!one) return context.kernels->gate(from, by, to, width, activation);
+        float factor[16] = {1};  // kernels write whole vectors
+        context.kernels->gate(factor, by, factor, 1, activation);
+        multiply(from, factor[0], to, width);
+    });
+}
+
+void add_scale_by_position(Program& program, int input, float scale, float step, int out) {
+    const int width = buffer_of(program.context(), input).width;
+    check_width(program, out, width, "scale by position");
+    add_rowwise(program, "scale by position", out, [=](Context& context, int row, float* to) {
+        const float steps = std::floor((float(context.step.positions[size_t(row)]) + 1) / step);
+        const float factor = 1 + scale * std::log1p(steps);
+        multiply(buffer_of(context, input).row(row), factor, to, width);
     });
 }
 
 void add_rope(Program& program, int input, int num_heads, int head_dim, RopeOptions rope, int out) {
     check_width(program, input, num_heads * head_dim, "rope");
+    check_width(program, rope.angles, rope.rotary_dim, "rope");
+    if (rope.first < 0 || rope.first + rope.rotary_dim > head_dim) throw std::invalid_argument("rope: channels");
     add_rowwise(program, "rope", out, [=](Context& context, int row, float* to) {
         if (input != out)
             std::memcpy(to, buffer_of(context, input).row(row), size_t(num_heads) * head_dim * sizeof(float));
@@ -116,17 +163,21 @@ void add_cache_write(Program& program, int k, int v, int layer) {
     });
 }
 
-void add_swiglu(Program& program, int gate, int up, int out) {
+void add_swiglu(Program& program, int gate, int up, Glu glu, int out) {
+    check_width(program, gate, buffer_of(program.context(), out).width, "swiglu");
+    check_width(program, up, buffer_of(program.context(), out).width, "swiglu");
     add_rowwise(program, "swiglu", out, [=](Context& context, int row, float* to) {
         context.kernels->swiglu(buffer_of(context, gate).row(row), buffer_of(context, up).row(row), to,
-                                buffer_of(context, out).width);
+                                buffer_of(context, out).width, glu);
     });
 }
 
-void add_add(Program& program, int a, int b, int out) {
+void add_add(Program& program, int a, int b, float a_scale, float b_scale, int out) {
+    check_width(program, a, buffer_of(program.context(), out).width, "add");
+    check_width(program, b, buffer_of(program.context(), out).width, "add");
     add_rowwise(program, "add", out, [=](Context& context, int row, float* to) {
         context.kernels->add(buffer_of(context, a).row(row), buffer_of(context, b).row(row), to,
-                             buffer_of(context, out).width);
+                             buffer_of(context, out).width, a_scale, b_scale);
     });
 }
 

@@ -23,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from freehold import api
 
         return getattr(api, name)
+    if name == "inspect":
+        import freehold.inspect
+
+        return freehold.inspect
     raise AttributeError(f"module 'freehold' has no attribute {name!r}")

@@ -1,26 +1,40 @@
 """The public Python face: load a model, and generate, chat, stream or ask for logits, from any thread or task."""
 
+import functools
 import operator
 import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
+from freehold.embeddings import Embedded, PendingEmbedding, pooling_of
 from freehold.engine.engine import Engine
 from freehold.engine.memory import available_memory, budget_kv_blocks
 from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, SamplingParams
 from freehold.errors import EngineError, MemoryBudgetError, RequestError, TemplateError
 from freehold.executors.choice import choose
 from freehold.executors.native import memory_plan, native_sampler
-from freehold.models.registry import model_for
+from freehold.models.parameters import named_parameters
+from freehold.models.registry import model_for, unused_tensors
 from freehold.store.references import StoredModel, resolve
-from freehold.streams import AsyncStream, Completion, LoopInbox, Piece, PromptLogprob, Reply, Stream, Timings, Usage
+from freehold.streams import (
+    AsyncStream,
+    Completion,
+    LoopInbox,
+    Mailbox,
+    Piece,
+    PromptLogprob,
+    Reply,
+    Stream,
+    Timings,
+    Usage,
+)
+from freehold.text.source import describe_text, read_text
 from freehold.text.template import ChatTemplate, encode_chat
 from freehold.text.tokenizer import Tokenizer
 from freehold.weights.checkpoint import Checkpoint
-from freehold.weights.gguf import open_gguf
+from freehold.weights.open import open_checkpoint
 
 Messages = Sequence[Mapping[str, Any]]
 MAX_STOPS = 16
@@ -91,9 +105,7 @@ class Model:
     def _prompt_tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
         if not isinstance(prompt, str):
             return prompt
-        tokens = self.tokenizer.encode(prompt)
-        bos = self.tokenizer.bos_id
-        return [bos, *tokens] if self.tokenizer.add_bos and bos is not None else tokens
+        return [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt)]
 
     # Replies.
 
@@ -147,6 +159,34 @@ class Model:
             raise event.error or EngineError("the model was closed before its logits were there")
         return logits
 
+    @property
+    def pooling(self) -> str:
+        """How embeddings are made of hidden states: what the model's file says, "mean" where it says nothing."""
+        return self.info["pooling"]
+
+    def embed(self, prompts: Sequence[str | Sequence[int]], *, salt: bytes = b"") -> list[Embedded]:
+        """A vector of length 1 for each prompt: `pooling` of the hidden states after the final norm."""
+        events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
+        embeddings = [
+            self._submit_embedding(prompt, lambda event, i=i: events.put((i, event)), salt)
+            for i, prompt in enumerate(prompts)
+        ]
+        while not all(embedding.is_done for embedding in embeddings):
+            index, event = events.get()
+            embeddings[index].take(event)
+        return [embedding.result() for embedding in embeddings]
+
+    def _submit_embedding(
+        self, prompt: str | Sequence[int], sink: Callable[[Event], None], salt: bytes
+    ) -> PendingEmbedding:
+        tokens = list(self._prompt_tokens(prompt))
+        if isinstance(prompt, str):
+            tokens += self.tokenizer.suffix_ids
+        request = Request(tokens, SamplingParams(), sink, wants_hidden=True, salt=salt)
+        embedding = PendingEmbedding(request, self.pooling)
+        self.engine.submit(request)
+        return embedding
+
     def _submit(self, tokens: Sequence[int], sink: Callable[[Event], None], sampling: Mapping[str, Any]) -> Reply:
         options = dict(sampling)
         stops = _stops(options.pop("stop", None))
@@ -175,13 +215,14 @@ class Model:
     async def _astream(self, tokens: Callable[[], Sequence[int]], sampling: Mapping[str, Any]) -> AsyncStream:
         import asyncio
 
-        inbox, events = LoopInbox.of(asyncio.get_running_loop()), asyncio.Queue[Event]()
+        loop = asyncio.get_running_loop()
+        inbox, mailbox = LoopInbox.of(loop), Mailbox(loop)
 
         def sink(event: Event) -> None:
-            inbox.put(events, event)
+            inbox.put(mailbox, event)
 
         # The stream is made in the thread, so that a cancelled caller drops it and with it the request.
-        return await _to_thread(lambda: AsyncStream(self.engine, self._submit(tokens(), sink, sampling), events))
+        return await _to_thread(lambda: AsyncStream(self.engine, self._submit(tokens(), sink, sampling), mailbox))
 
     async def agenerate(self, prompt: str | Sequence[int], **sampling: Any) -> Completion:
         return await _adrain(await self.astream(prompt, **sampling))
@@ -191,6 +232,28 @@ class Model:
 
     async def alogits(self, tokens: Sequence[int]) -> Any:
         return await _to_thread(lambda: self.logits(tokens))
+
+    async def aembed(self, prompts: Sequence[str | Sequence[int]], *, salt: bytes = b"") -> list[Embedded]:
+        """As `embed`. Cancelled, it cancels its requests."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        inbox, embeddings = LoopInbox.of(loop), []
+        try:
+            for prompt in prompts:
+                mailbox = Mailbox(loop)
+                sink = functools.partial(inbox.put, mailbox)
+                submit = functools.partial(self._submit_embedding, prompt, sink, salt)
+                embeddings.append((await asyncio.to_thread(submit), mailbox))
+            for embedding, mailbox in embeddings:
+                while not embedding.is_done:
+                    for event in await mailbox.take():
+                        embedding.take(event)
+        except BaseException:
+            for embedding, _ in embeddings:
+                self.engine.cancel(embedding.request)
+            raise
+        return [embedding.result() for embedding, _ in embeddings]
 
     async def atokenize(self, text: str, *, special: bool = False) -> list[int]:
         return await _to_thread(lambda: self.tokenize(text, special=special))
@@ -248,18 +311,21 @@ def load(
     device: str = "cpu",
     max_waiting: int = 1024,
     speculate: bool = True,
+    memory_bytes: int | None = None,
     progress: Any = None,
 ) -> Model:
-    """Load a model: a path to a GGUF file, a name in the catalogue, or None for the catalogue's first.
+    """Load a model: a path to a GGUF file or to a folder as labs publish them (config.json, .safetensors, tokenizer), a
+    name in the catalogue, or None for the catalogue's first.
 
     `dtype="float32"` evaluates the weights and the KV cache in float32. `executor="torch"` runs the model on
     tensors, on `device` "cpu" (in float32) or "cuda" (in bfloat16, or as `dtype` says). `context` defaults to what the
     model was trained for. `speculate`: a single reply is computed several tokens at a time where text repeats itself;
     which tokens come does not depend on it. More than `max_waiting` requests that wait are refused (QueueFullError).
-    Memory is budgeted before any is taken (MemoryBudgetError with both figures).
+    Memory, at most `memory_bytes` of what there is, is budgeted before any is taken (MemoryBudgetError with both
+    figures).
     """
     stored = resolve(ref, progress=progress)
-    checkpoint = open_gguf(stored.path)
+    checkpoint = open_checkpoint(stored.path)
     model = model_for(checkpoint)
     config = model.config
     context = _check_context(context, config.context_length)
@@ -267,8 +333,12 @@ def load(
     plan = choice.plan(model, checkpoint)
     fixed = plan.weights_bytes + plan.activations_bytes
     available = (choice.available_bytes or available_memory)()
+    if memory_bytes is not None:
+        available = min(available, memory_bytes)
     num_blocks = budget_kv_blocks(fixed, plan.block_bytes, plan.block_size, context, available)
-    text = _Background(lambda: _text_of(checkpoint))  # made ready while the weights are repacked
+    text = _Background(
+        lambda: read_text(checkpoint.metadata, checkpoint.folder)
+    )  # made ready while the weights are repacked
     runner = choice.make(model, checkpoint, num_blocks)
     tokenizer, template = text.result()
     if tokenizer.vocab_size > config.vocabulary_size:
@@ -301,15 +371,6 @@ class _Background:
         return self._result
 
 
-def _text_of(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:
-    tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
-    template = ChatTemplate.from_gguf(checkpoint.metadata, tokenizer)
-    if template:
-        with suppress(Exception):  # a broken template is reported to who uses it
-            template.compiled()
-    return tokenizer, template
-
-
 def _check_context(context: int | None, trained: int) -> int:
     if context is None:
         return trained
@@ -321,7 +382,7 @@ def _check_context(context: int | None, trained: int) -> int:
 def describe(ref: str | None = None, *, context: int | None = None, kv_format: str = "f16") -> dict[str, Any]:
     """What a model is, from its file alone: no weights are read."""
     stored = resolve(ref)
-    checkpoint = open_gguf(stored.path)
+    checkpoint = open_checkpoint(stored.path)
     model = model_for(checkpoint)
     context = _check_context(context, model.config.context_length)
     plan = memory_plan(model, checkpoint, kv_format=kv_format)
@@ -330,10 +391,12 @@ def describe(ref: str | None = None, *, context: int | None = None, kv_format: s
 
 def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any) -> dict[str, Any]:
     metadata, config = checkpoint.metadata, model.config
-    template = metadata.get("tokenizer.chat_template")
     formats: dict[str, Counter[str]] = {}
-    for name, tensor in checkpoint.tensors.items():
-        kind = ".".join(part for part in name.split(".") if part not in ("blk", "weight") and not part.isdigit())
+    tensors = checkpoint.tensors if checkpoint.config is None else named_parameters(model, checkpoint.tensors)
+    for name, tensor in tensors.items():
+        kind = ".".join(
+            part for part in name.split(".") if part not in ("blk", "model", "layers", "weight") and not part.isdigit()
+        )
         formats.setdefault(kind, Counter())[tensor.format] += 1
     kv_bytes_per_token = plan.block_bytes // plan.block_size
     return {
@@ -342,7 +405,7 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
         "file_bytes": sum(path.stat().st_size for path in checkpoint.paths),
         "sha256": stored.sha256,
         "architecture": config.architecture,
-        "parameters": sum(_count(tensor.shape) for tensor in checkpoint.tensors.values()),
+        "parameters": sum(_count(tensor.shape) for tensor in tensors.values()),
         "layers": config.num_layers,
         "hidden_size": config.hidden_size,
         "heads": config.num_heads,
@@ -351,9 +414,10 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
         "vocabulary_size": config.vocabulary_size,
         "trained_context": config.context_length,
         "context": context,
+        "pooling": pooling_of(metadata),
         "quantization": {kind: dict(counts) for kind, counts in formats.items()},
-        "tokenizer": {"model": metadata.get("tokenizer.ggml.model"), "pre": metadata.get("tokenizer.ggml.pre")},
-        "template_sha256": ChatTemplate(template, {}).sha256 if isinstance(template, str) else None,
+        **describe_text(metadata, checkpoint.folder),
+        "unused": _places(unused_tensors(model, checkpoint.tensors)),
         "licence": {key: metadata[key] for key in metadata if key.startswith("general.license")},
         "memory": {
             "weights_bytes": plan.weights_bytes,
@@ -364,6 +428,11 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
             "total_bytes": plan.weights_bytes + plan.activations_bytes + kv_bytes_per_token * context,
         },
     }
+
+
+def _places(names: Iterable[str]) -> dict[str, int]:
+    """How many tensors lie where, by the first two parts of their names."""
+    return dict(Counter(".".join(name.split(".")[:2]) for name in names))
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -3,12 +3,15 @@
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from freehold.engine.engine import Engine
 from freehold.engine.request import Event, FinishEvent, PromptEvent, Request, TokenEvent
+from freehold.errors import FreeholdError
 from freehold.text.detokenizer import Detokenizer
 from freehold.text.stop import StopStrings
 from freehold.text.tokenizer import Tokenizer
@@ -116,13 +119,13 @@ class Reply:
         usage = Usage(self.request.num_prompt, len(self._tokens), self.request.num_cached)
         timings = _timings(self.request, len(self._tokens))
         text = "".join(self._text)
-        prompt = self._prompt_logprobs() if self.request.params.prompt_logprobs is not None else None
+        prompt = self.prompt_logprobs() if self.request.params.prompt_logprobs is not None else None
         completion = Completion(
             text, self._tokens, self._logprobs, self._top, reason, usage, timings, prompt, self._stops.found
         )
         return last, completion
 
-    def _prompt_logprobs(self) -> list[PromptLogprob]:
+    def prompt_logprobs(self) -> list[PromptLogprob]:
         tokens = zip(self.request.tokens, self._prompt, strict=False)
         return [PromptLogprob(token, *found) for token, found in tokens]
 
@@ -192,8 +195,10 @@ class Stream:
 class AsyncStream:
     """As Stream, for `async for`."""
 
-    def __init__(self, engine: Engine, reply: Reply, events: "asyncio.Queue[Event]"):
-        self._engine, self._reply, self._events = engine, reply, events
+    def __init__(self, engine: Engine, reply: Reply, mailbox: "Mailbox"):
+        self._engine, self._reply, self._mailbox = engine, reply, mailbox
+        self._events: deque[Event] = deque()
+        self._pieces: deque[Piece] = deque()
         self._done = False
         self.request: Request = reply.request
         self.completion: Completion | None = None
@@ -202,39 +207,94 @@ class AsyncStream:
         return self
 
     async def __anext__(self) -> Piece:
-        while not self._done:
-            try:
-                event = await self._events.get()
-            except BaseException:  # the task is cancelled
-                self._engine.cancel(self._reply.request)
-                raise
-            if isinstance(event, TokenEvent) and not self._reply.stopped:
-                piece = self._reply.token(event)
+        if not self._pieces:
+            self._pieces.extend(await self._bunch())
+        if not self._pieces:
+            raise StopAsyncIteration
+        return self._pieces.popleft()
+
+    @property
+    def prompt_logprobs(self) -> list[PromptLogprob]:
+        """Of the prompt's tokens, as far as they are there: all of them once the first token has come."""
+        return self._reply.prompt_logprobs()
+
+    async def bunches(self) -> AsyncIterator[list[Piece]]:
+        """All pieces that have come since the last look, at least one."""
+        while pieces := await self._bunch():
+            yield pieces
+
+    async def _bunch(self) -> list[Piece]:
+        """Empty at the end."""
+        pieces: list[Piece] = []
+        while not pieces and not self._done:
+            if not self._events:
+                await self._receive()
+            while self._events and not (pieces and isinstance(self._events[0], FinishEvent)):
+                self._take(self._events.popleft(), pieces)
+        return pieces
+
+    async def _receive(self) -> None:
+        try:
+            self._events.extend(await self._mailbox.take())
+        except BaseException:  # the task is cancelled
+            self._engine.cancel(self._reply.request)
+            raise
+
+    def _take(self, event: Event, pieces: list[Piece]) -> None:
+        if isinstance(event, TokenEvent):
+            if not self._reply.stopped:
+                pieces.append(self._reply.token(event))
                 if self._reply.stopped:
                     self._engine.cancel(self._reply.request)
-                return piece
-            if isinstance(event, PromptEvent):
-                self._reply.prompt(event)
-            if isinstance(event, FinishEvent):
-                self._done = True
-                last, self.completion = self._reply.finish(event)
-                if last:
-                    return Piece(last, [], [], [])
-        raise StopAsyncIteration
+        elif isinstance(event, PromptEvent):
+            self._reply.prompt(event)
+        elif isinstance(event, FinishEvent):
+            self._done = True
+            last, self.completion = self._reply.finish(event)
+            if last:
+                pieces.append(Piece(last, [], [], []))
 
     async def aclose(self) -> None:
+        """Cancel the request if it still runs, and wait until the engine has let it go."""
         if not self._done:
             self._engine.cancel(self._reply.request)
-            async for _ in self:
-                pass
+        while not self._done:
+            with suppress(FreeholdError):
+                await self._bunch()
 
     def __del__(self) -> None:
         if not self._done:
             self._engine.cancel(self.request)
 
 
+class Mailbox:
+    """The events of one stream, for one task of an event loop."""
+
+    def __init__(self, loop: "asyncio.AbstractEventLoop"):
+        self._loop = loop
+        self._events: list[Event] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def take(self) -> list[Event]:
+        """All events that have come, at least one."""
+        while not self._events:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        events, self._events = self._events, []
+        return events
+
+    def put(self, event: Event) -> None:
+        """Called in the loop."""
+        self._events.append(event)
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
 class LoopInbox:
-    """Carries events from the engine's thread to the queues of one event loop.
+    """Carries events from the engine's thread to the mailboxes of one event loop.
 
     The loop is woken once for all events that come before it looks: one step of the engine gives many.
     """
@@ -242,7 +302,7 @@ class LoopInbox:
     def __init__(self, loop: "asyncio.AbstractEventLoop"):
         self._loop = weakref.ref(loop)
         self._lock = threading.Lock()
-        self._events: list[tuple[asyncio.Queue[Event], Event]] = []
+        self._events: list[tuple[Mailbox, Event]] = []
 
     @classmethod
     def of(cls, loop: "asyncio.AbstractEventLoop") -> "LoopInbox":
@@ -252,10 +312,10 @@ class LoopInbox:
             inbox = _inboxes[loop] = cls(loop)
         return inbox
 
-    def put(self, events: "asyncio.Queue[Event]", event: Event) -> None:
+    def put(self, mailbox: Mailbox, event: Event) -> None:
         """Called by any thread. Raises RuntimeError when the loop is closed."""
         with self._lock:
-            self._events.append((events, event))
+            self._events.append((mailbox, event))
             first = len(self._events) == 1
         if first:
             try:
@@ -268,8 +328,8 @@ class LoopInbox:
     def _deliver(self) -> None:
         with self._lock:
             delivered, self._events = self._events, []
-        for events, event in delivered:
-            events.put_nowait(event)
+        for mailbox, event in delivered:
+            mailbox.put(event)
 
 
 _inboxes: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopInbox]" = weakref.WeakKeyDictionary()

@@ -54,9 +54,9 @@ void build(Program& program, Format format, const std::vector<float>& table) {
                           {weights.make(kKvHeads * kHeadDim, kWidth), {}, v}},
                          -1,
                          Epilogue::Cache,
-                         {angles, kHeadDim, false},
+                         {angles, 0, kHeadDim, false},
                          0});
-    add_attention(program, {q, attended, 0, kHeads, 0.125f, 0, {}});
+    add_attention(program, {q, attended, 0, kHeads, 0.125f, 0, 0, {}});
     add_linear(program,
                {"o", attended, {}, 0, {{weights.make(kWidth, kHeads * kHeadDim), {}, x}}, x, Epilogue::None, {}, 0});
     add_linear(program, {"gate",

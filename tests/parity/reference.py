@@ -87,6 +87,7 @@ def run(executor: Any, rows: list[tuple[list[int], int, list[int]]]) -> Any:
 
 
 def assert_close(ours: Any, reference: Any) -> None:
-    scale = abs(reference).max()
-    assert abs(ours - reference).max() <= 1e-4 * scale
-    assert (ours.argmax(-1) == reference.argmax(-1)).mean() > 0.98
+    tolerance = 1e-4 * abs(reference).max()
+    assert abs(ours - reference).max() <= tolerance
+    chosen = reference[range(len(ours)), ours.argmax(-1)]
+    assert (reference.max(-1) - chosen <= tolerance).all()  # the same token, but where two are all but equal

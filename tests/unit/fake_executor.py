@@ -81,6 +81,9 @@ class FakeExecutor:
     def logits(self) -> numpy.ndarray:
         return self._logits.copy()
 
+    def hidden(self) -> numpy.ndarray:
+        return 2 * self._logits  # a function of the sequence alone, as hidden states are
+
     def copy_block(self, source: int, target: int) -> None:
         size = self.block_size
         self._slots[target * size : (target + 1) * size] = self._slots[source * size : (source + 1) * size]

@@ -194,6 +194,68 @@ def test_requests_of_many_threads_are_batched():
     assert max(len(batch.row_starts) - 1 for batch in executor.batches) >= 15
 
 
+class Forcing:
+    """A constraint: whenever the count of its tokens is a multiple of five, the next `count` are forced."""
+
+    finished = False
+
+    def __init__(self, count):
+        self.accepted, self.count = [], count
+
+    def mask(self):
+        return None
+
+    def accept(self, token):
+        self.accepted.append(token)
+
+    def forced(self):
+        if len(self.accepted) % 5:
+            return []
+        tokens = [(7 * i + len(self.accepted)) % VOCABULARY for i in range(self.count)]
+        self.accepted += tokens
+        return tokens
+
+
+@pytest.mark.parametrize("count", [1, 4, 11])
+@pytest.mark.parametrize("num_blocks", [CONTEXT // 4, 256])
+def test_tokens_that_are_forced_are_computed_like_a_prompt(count, num_blocks):
+    """Several at once, past the end of a block; with few blocks there are preemptions too."""
+    executor = FakeExecutor(block_size=4, num_blocks=num_blocks)
+    with engine_of(executor) as engine:
+        jobs = jobs_of(6, max_tokens=30, temperature=0)
+        for job in jobs:
+            job.request.constraint = Forcing(count)
+            engine.submit(job.request)
+        for job in jobs:
+            tokens, finish = job.result()
+            assert finish.reason == "length" and len(tokens) == 30
+            sampler, known, forcing = native_sampler(job.request), list(job.prompt), Forcing(count)
+            while len(known) < len(job.prompt) + 30:
+                known.append(sampler.sample(reference_logits(known))[0])
+                forcing.accept(known[-1])
+                known += forcing.forced()
+            assert tokens == known[len(job.prompt) :][:30]
+
+
+def test_hidden_states_come_for_every_token():
+    executor = FakeExecutor(block_size=4, max_rows=16, max_logit_rows=8)
+    with engine_of(executor) as engine:
+        neighbours = jobs_of(5)
+        events: queue.SimpleQueue = queue.SimpleQueue()
+        prompt = prompt_of(CONTEXT)
+        engine.submit(neighbours[0].request)
+        engine.submit(Request(prompt, SamplingParams(), events.put, wants_hidden=True))
+        for job in neighbours[1:]:
+            engine.submit(job.request)
+        rows = {}
+        while not isinstance(event := events.get(timeout=30), FinishEvent):
+            rows |= {event.first + i: row for i, row in enumerate(event.rows)}
+        assert event.reason == "stop"
+        assert [job.result()[0] for job in neighbours] == [job.expected() for job in neighbours]
+    for position in (0, 7, 40, CONTEXT - 1):
+        assert (rows[position] == 2 * reference_logits(prompt[: position + 1])).all()
+
+
 # How a request ends.
 
 
@@ -311,7 +373,7 @@ def test_times_are_in_order():
         ([1], dict(top_k=-1), RequestError, "top_k: expected an integer from 0"),
         ([1], dict(top_k=True), RequestError, "top_k: expected an integer from 0"),
         ([1], dict(max_tokens=0), RequestError, "max_tokens: expected an integer from 1"),
-        ([1], dict(repetition_penalty=0), RequestError, "repetition_penalty: expected a number above 0"),
+        ([1], dict(repetition_penalty=0), RequestError, "repetition_penalty: expected a number from 0.01 to 100"),
         ([1], dict(presence_penalty=1e9), RequestError, "presence_penalty: expected a number from -100"),
         ([1], dict(frequency_penalty=None), RequestError, "frequency_penalty: expected a number from -100"),
         ([1], dict(seed=-1), RequestError, "seed: expected an integer from 0"),

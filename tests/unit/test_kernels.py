@@ -24,8 +24,10 @@ QUANTIZED = [
     "IQ4_NL",
     "IQ4_XS",
     "MXFP4",
+    "INT4_F16",
+    "INT4_BF16",
 ]
-PLAIN = ["F32", "F16", "BF16"]
+PLAIN = ["F32", "F16", "BF16", "FP8_32", "FP8_128"]
 SUPER = {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"}
 # Where in a block of the format the half-precision scales stand (bytes); random bits there would be NaN or 1e4.
 HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108]}
@@ -35,6 +37,10 @@ HALVES |= {"Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS
 def random_weight(form, rows, cols, seed=0):
     """(bytes as in a file, float64 values) of a random matrix."""
     rng = np.random.default_rng(seed)
+    if form.startswith("INT4"):
+        return int4_weight(form, rows, cols, rng)
+    if form.startswith("FP8"):
+        return fp8_weight(int(form.removeprefix("FP8_")), rows, cols, rng)
     kind = gguf.GGMLQuantizationType[form]
     if form in PLAIN:
         raw = gguf.quants.quantize(rng.standard_normal((rows, cols)).astype(np.float32), kind)
@@ -48,6 +54,34 @@ def random_weight(form, rows, cols, seed=0):
         blocks[:, :, 0] = rng.integers(120, 134, blocks.shape[:2])
     raw = blocks.reshape(rows, -1)
     return raw.tobytes(), gguf.quants.dequantize(raw, kind).astype(np.float64)
+
+
+def int4_weight(form, rows, cols, rng):
+    """w = scale (q - zero) for 32 columns, low nibbles first."""
+    codes, zeros = rng.integers(0, 16, (rows, cols // 32, 32), dtype=np.uint8), rng.integers(0, 16, (rows, cols // 32))
+    scales = rng.uniform(-1, 1, (rows, cols // 32)).astype(np.float32)
+    bits = scales.view(np.uint32) >> 16 if form == "INT4_BF16" else scales.astype(np.float16).view(np.uint16)
+    seen = (bits << 16).astype(np.uint32).view(np.float32) if form == "INT4_BF16" else scales.astype(np.float16)
+    blocks = np.empty((rows, cols // 32, 19), np.uint8)
+    blocks[..., :2] = bits.astype(np.uint16)[..., None].view(np.uint8)
+    blocks[..., 2] = zeros
+    blocks[..., 3:] = codes[..., :16] | codes[..., 16:] << 4
+    values = seen.astype(np.float64)[..., None] * (codes.astype(np.float64) - zeros[..., None])
+    return blocks.tobytes(), values.reshape(rows, cols)
+
+
+def fp8_weight(unit, rows, cols, rng):
+    """w = scale e4m3(q), one scale for `unit` columns; all codes but the NaNs appear."""
+    codes = rng.permutation(np.resize([q for q in range(256) if q & 127 != 127], rows * cols)).astype(np.uint8)
+    magnitude = np.where(
+        codes >> 3 & 15, (8 + (codes & 7)) * 2.0 ** ((codes >> 3 & 15).astype(int) - 10), (codes & 7) * 2.0**-9
+    )
+    values = np.where(codes & 128, -magnitude, magnitude).reshape(rows, -1, unit)
+    scales = rng.uniform(-0.01, 0.01, (rows, cols // unit)).astype(np.float32)
+    blocks = np.empty((rows, cols // unit, 4 + unit), np.uint8)
+    blocks[..., :4] = scales[..., None].view(np.uint8)
+    blocks[..., 4:] = codes.reshape(rows, -1, unit)
+    return blocks.tobytes(), (values * scales.astype(np.float64)[..., None]).reshape(rows, cols)
 
 
 def program(isa, inputs, threads=2):
@@ -100,7 +134,7 @@ def random_rows(count, width, seed=1):
 @pytest.mark.parametrize("form", QUANTIZED + PLAIN)
 @pytest.mark.parametrize("isa", ISAS)
 def test_linear_agrees_with_float64(isa, form):
-    for outputs, inputs in [(1, 256), (33, 512)] if form in SUPER else [(1, 32), (31, 96), (64, 224)]:
+    for outputs, inputs in [(1, 256), (33, 512)] if form in SUPER | {"FP8_128"} else [(1, 32), (31, 96), (64, 224)]:
         raw, values = random_weight(form, outputs, inputs)
         x = random_rows(20, inputs)
         seen = x.astype(np.float64) if form in PLAIN else quantized_rows(x)
@@ -139,6 +173,25 @@ def test_bias_and_residual(isa):
     x, bias = random_rows(5, 64), random_rows(1, 64, seed=9)[0]
     ours = linear(isa, ("F32", (64, 64), raw), x, [0, 1, 2, 3, 4], bias=bias.tolist(), residual=True)
     assert np.allclose(ours, x @ values.T + bias + x, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["FP8_32", "FP8_128"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_code_that_is_no_number_is_not_silently_mended(isa, form):
+    raw, _ = random_weight(form, 16, 256)
+    blocks = np.frombuffer(raw, np.uint8).reshape(16, -1).copy()
+    blocks[3, 40], blocks[5, 40] = 0x7F, 0xFF
+    ours = linear(isa, (form, (16, 256), blocks.tobytes()), random_rows(3, 256), [0, 1, 2])
+    assert np.isnan(ours[:, [3, 5]]).all()
+    assert np.isfinite(np.delete(ours, [3, 5], axis=1)).all()
+    values = _native.dequantize(form, blocks.tobytes()).reshape(16, 256)
+    assert np.isnan(values).sum() == 2
+
+
+@pytest.mark.parametrize("form", ["INT4_F16", "INT4_BF16", "FP8_32", "FP8_128"])
+def test_published_formats_dequantize_exactly(form):
+    raw, values = random_weight(form, 16, 256)
+    assert (_native.dequantize(form, raw).reshape(16, 256) == values.astype(np.float32)).all()
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])

@@ -16,8 +16,12 @@ VERBS = {
     "list": "The models that are here, and those that there are.",
     "rm": "Delete a model that was fetched.",
     "show": "What a model is, and the memory it needs.",
+    "inspect": "How open a model is, what its licence asks, whether to trust it.",
     "bench": "How fast a model runs here.",
     "serve": "Serve models over HTTP.",
+    "sign": "Sign a model's files with a key.",
+    "verify": "Check a model's files against a signature.",
+    "bom": "A bill of materials of a model.",
     "doctor": "What this machine can do, and what is missing.",
 }
 

@@ -61,6 +61,8 @@ def loaded(ref: str | None, options: dict[str, Any], *, speculate: bool = True) 
             speculate=speculate,
             progress=progress,
         )
+    for place, count in model.info["unused"].items():
+        click.echo(f"note: {count} tensors of {place} are not used: the language model runs without them", err=True)
     gc.freeze()
     gc.enable()
     with model:

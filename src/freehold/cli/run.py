@@ -46,7 +46,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @sampling_options
 @model_options
 def command(model, prompt, prompt_option, system, raw, as_json, logprobs, **options):
-    """Ask MODEL (a catalogue name or a path to a .gguf file), or chat with it when there is no prompt.
+    """Ask MODEL (a catalogue name, a .gguf file or a folder), or chat with it when there is no prompt.
 
     Piped standard input becomes the prompt, after PROMPT if both are given. A last line on stderr says how fast it was.
     """

@@ -17,15 +17,22 @@ def _from_file(ctx: click.Context, _: Any, path: Path | None) -> None:
         given = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RequestError(f"--config {path}: {error}") from None
-    names = {
-        option.lstrip("-").replace("-", "_"): parameter.name
+    known = {
+        option.removeprefix("--").replace("-", "_"): parameter
         for parameter in ctx.command.params
+        if parameter.name != "config"
         for option in parameter.opts
     }
-    for name in given:
-        if name.replace("-", "_") not in names:
-            raise RequestError(f"--config {path}: {name!r} is unknown", f"known: {', '.join(sorted(names))}")
-    ctx.default_map = {names[name.replace("-", "_")]: value for name, value in given.items()}
+    values = {}
+    for name, value in given.items():
+        parameter = known.get(name.replace("-", "_"))
+        if parameter is None:
+            raise RequestError(f"--config {path}: {name!r} is unknown", f"known: {', '.join(sorted(known))}")
+        is_list = parameter.multiple or parameter.nargs == -1
+        if isinstance(value, (dict, list)) and not (is_list and isinstance(value, list)):
+            raise RequestError(f"--config {path}: {name}: expected one value, got {value!r}")
+        values[parameter.name] = [value] if is_list and not isinstance(value, list) else value
+    ctx.default_map = values
 
 
 def _option(*names: str, **attributes: Any) -> Any:
@@ -34,7 +41,7 @@ def _option(*names: str, **attributes: Any) -> Any:
 
 
 @click.command(name="serve")
-@click.argument("models", nargs=-1, metavar="[MODEL]…")
+@click.argument("models", nargs=-1, metavar="[MODEL]…", envvar="FREEHOLD_MODELS")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -56,6 +63,12 @@ def _option(*names: str, **attributes: Any) -> Any:
 @_option("--context", type=int, metavar="TOKENS", help="Context length [default: as trained].")
 @_option("--threads", type=int, metavar="N", help="Threads [default: all cores].")
 @_option("--kv-type", type=click.Choice(["f16", "bf16", "int8", "f32"]), default="f16", show_default=True)
+@_option(
+    "--memory",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB",
+    help="What all loaded models may take together; the least used goes first [default: what the machine has].",
+)
 @_option("--max-waiting", type=click.IntRange(1, 100_000), default=256, show_default=True, help="Requests.")
 @_option("--max-body", type=click.IntRange(1, 1024), default=16, show_default=True, metavar="MB")
 @_option(
@@ -66,11 +79,13 @@ def _option(*names: str, **attributes: Any) -> Any:
     metavar="SECONDS",
     help="What running replies get when the server is told to stop.",
 )
+@_option("--log-prompts", is_flag=True, help="Write the texts of prompts and replies into the log too.")
 @_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
-def command(models, api_key, api_key_file, allowed_host, origin, max_body, drain, log_level, **options):
+def command(models, api_key, api_key_file, allowed_host, origin, memory, max_body, drain, log_level, **options):
     """Serve models over HTTP: the OpenAI, Anthropic and Ollama protocols, and a chat page.
 
-    MODEL is a catalogue name or a path to a .gguf file; the first is loaded at once, others when they are asked for.
+    MODEL is a catalogue name, a .gguf file or a folder; the first is loaded at once, others when they are asked for.
+    Values of lists are set apart by spaces in environment variables; models are named by FREEHOLD_MODELS.
     """
     try:
         from freehold.serve.run import serve
@@ -89,6 +104,7 @@ def command(models, api_key, api_key_file, allowed_host, origin, max_body, drain
         api_keys=tuple(keys),
         allowed_hosts=tuple(allowed_host),
         origins=tuple(origin),
+        memory_bytes=None if memory is None else int(memory * 1e9),
         max_body_bytes=max_body << 20,
         drain_s=drain,
         **options,

@@ -13,7 +13,7 @@ from freehold.cli.common import download_progress, human_bytes, print_json
 @click.option("--kv-type", type=click.Choice(["f16", "bf16", "int8", "f32"]), default="f16", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str | None, context: int | None, kv_type: str, as_json: bool) -> None:
-    """What MODEL (a catalogue name or a path to a .gguf file) is, and the memory it will need. Reads no weights."""
+    """What MODEL (a catalogue name, a .gguf file or a folder) is, and the memory it will need. Reads no weights."""
     import freehold
     from freehold.store.references import resolve
 
@@ -48,6 +48,7 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("layers", f"{info['layers']}, {info['hidden_size']} wide"),
         ("heads", f"{info['heads']} of {info['head_dim']}, {info['kv_heads']} for keys and values"),
         ("quantization", "\n".join(formats)),
+        ("not used", ", ".join(f"{place}: {count} tensors" for place, count in info["unused"].items()) or "nothing"),
         ("context", f"{info['context']} tokens (trained: {info['trained_context']})"),
         ("vocabulary", f"{info['vocabulary_size']} tokens ({info['tokenizer']['model']}, {info['tokenizer']['pre']})"),
         ("chat template", f"sha256 {info['template_sha256']}" if info["template_sha256"] else "none"),

@@ -12,7 +12,7 @@ from typing import Any
 from freehold.engine.executor import Executor
 from freehold.engine.kv_cache import BlockPool
 from freehold.engine.prompt import prompt_logprobs
-from freehold.engine.request import Constraint, LogitsEvent, PromptEvent, Request, TokenEvent
+from freehold.engine.request import Constraint, HiddenEvent, LogitsEvent, PromptEvent, Request, TokenEvent
 from freehold.engine.scheduler import Scheduler, Work
 from freehold.errors import EngineError, FreeholdError, PromptTooLongError, QueueFullError, RequestError
 
@@ -157,7 +157,7 @@ class Engine:
             for token in tokens:
                 if not 0 <= token < vocabulary:
                     raise RequestError(f"{name}: token {token} is not in the vocabulary of {vocabulary}")
-        longest = self.context if request.wants_logits else self.context - 1  # room for one token of reply
+        longest = self.context if request.is_read else self.context - 1  # room for one token of reply
         if request.num_prompt > longest:
             raise PromptTooLongError(request.num_prompt, self.context)
 
@@ -227,28 +227,33 @@ class Engine:
             self._scheduler.computed(request, rows)
             if request.num_remaining:
                 continue
-            if request.wants_logits:
+            if request.is_read:
                 self._end(request, "stop")
             else:
                 self._accept_all(request, next(samples))
 
     def _read_logits(self, work: Work) -> list[Any]:
         """Give those that read rows what they ask for, and sample the rows that end a request's known tokens."""
-        logits, at, samples = self.executor.logits(), 0, []
+        reading_hidden = [request.wants_hidden for request, _ in work]
+        hidden: Any = self.executor.hidden() if any(reading_hidden) else None
+        logits: Any = None if all(reading_hidden) else self.executor.logits()
+        at, samples = 0, []
         for request, rows in work:
             ends = rows == request.num_remaining
             if request.reads_rows:
-                self._emit_rows(request, logits[at : at + rows])
+                self._emit_rows(request, (hidden if request.wants_hidden else logits)[at : at + rows])
                 at += rows
             elif ends:
                 at += 1
-            if ends and not request.wants_logits:
+            if ends and not request.is_read:
                 samples.append([request.sampler.sample(logits[at - 1])])
         return samples
 
     def _emit_rows(self, request: Request, logits: Any) -> None:
         first = request.num_computed
-        if request.wants_logits:
+        if request.wants_hidden:
+            request.emit(HiddenEvent(first, logits))
+        elif request.wants_logits:
             request.emit(LogitsEvent(first, logits))
         elif known := request.tokens[first + 1 : min(first + 1 + len(logits), request.num_prompt)]:
             count = request.params.prompt_logprobs or 0

@@ -40,7 +40,7 @@ class SamplingParams:
         _check_range("temperature", self.temperature, 0, 100)
         _check_range("top_p", self.top_p, 0, 1, open_below=True)
         _check_range("min_p", self.min_p, 0, 1)
-        _check_range("repetition_penalty", self.repetition_penalty, 0, 100, open_below=True)
+        _check_range("repetition_penalty", self.repetition_penalty, 0.01, 100)
         _check_range("presence_penalty", self.presence_penalty, -100, 100)
         _check_range("frequency_penalty", self.frequency_penalty, -100, 100)
         _check_integer("top_k", self.top_k, 0, (1 << 31) - 1)
@@ -86,6 +86,12 @@ class LogitsEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class HiddenEvent:
+    first: int  # position of the first row; after a preemption rows come again
+    rows: Any  # float32 (rows, width), after the final norm
+
+
+@dataclass(frozen=True, slots=True)
 class PromptEvent:
     """Of prompt tokens from position `first` on: (log-probability, likeliest tokens); may come again as logits do."""
 
@@ -99,7 +105,7 @@ class FinishEvent:
     error: FreeholdError | None = None
 
 
-Event = TokenEvent | LogitsEvent | PromptEvent | FinishEvent
+Event = TokenEvent | LogitsEvent | HiddenEvent | PromptEvent | FinishEvent
 
 
 class Constraint(Protocol):
@@ -136,6 +142,7 @@ class Request:
         *,
         stop_ids: frozenset[int] = frozenset(),
         wants_logits: bool = False,
+        wants_hidden: bool = False,
         salt: bytes = b"",
         constraint: Constraint | None = None,
     ):
@@ -147,7 +154,7 @@ class Request:
         self.params = params
         self.sink = sink
         self.stop_ids = stop_ids
-        self.wants_logits = wants_logits
+        self.wants_logits, self.wants_hidden = wants_logits, wants_hidden  # of all rows of the prompt, and no reply
         self.salt = salt  # requests of different salts share no prefix
         self.constraint = constraint
         self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
@@ -174,15 +181,20 @@ class Request:
         return len(self.tokens) - self.num_computed
 
     @property
+    def is_read(self) -> bool:
+        """Whether what the model makes of the prompt is all that is wanted."""
+        return self.wants_logits or self.wants_hidden
+
+    @property
     def reads_rows(self) -> bool:
         """Whether the logits of all its next rows are read, not only of the last."""
         reads_prompt = self.params.prompt_logprobs is not None and self.num_computed < self.num_prompt
-        return self.wants_logits or reads_prompt
+        return self.is_read or reads_prompt
 
     @property
     def shares_prefix(self) -> bool:
         """Whether its prompt may be taken from the prefix cache: rows that are read must be computed."""
-        return not self.wants_logits and self.params.prompt_logprobs is None
+        return not self.is_read and self.params.prompt_logprobs is None
 
     def emit(self, event: Event) -> None:
         if self.abandoned:

@@ -61,10 +61,10 @@ class Scheduler:
         self._admit()
         work: Work = []
         for request in list(self.running):
-            # One that was preempted for another of this step has no blocks.
-            if request.blocks and request.num_remaining == 1 and not request.reads_rows:
-                self._ensure_block(request)
+            self._ensure_blocks(request)
+            if request.num_remaining == 1 and not request.reads_rows:
                 work.append((request, 1))
+        # One that was preempted for another of this step has no blocks.
         work = [(request, rows) for request, rows in work if request.blocks]
         if self.speculates and len(work) == len(self.running) == 1:
             self._propose(work[0][0])
@@ -126,9 +126,12 @@ class Scheduler:
         self.prefix_query_tokens += len(request.tokens) - 1
         self.prefix_hit_tokens += request.num_computed
 
-    def _ensure_block(self, request: Request) -> None:
-        """Give a decoding request the block of its next row, at the cost of the youngest (itself, maybe)."""
-        while request.blocks and request.num_computed // self.pool.block_size >= len(request.blocks):
+    def _ensure_blocks(self, request: Request) -> None:
+        """Give a running request blocks for what it has drawn, at the cost of the youngest (itself, maybe).
+
+        A prompt has its blocks since its admission; a constraint may have forced several tokens at once.
+        """
+        while request.blocks and len(request.blocks) * self.pool.block_size < len(request.tokens):
             if self.pool.num_available:
                 request.blocks.append(self.pool.allocate())
             else:

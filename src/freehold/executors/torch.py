@@ -173,6 +173,7 @@ class TorchExecutor:
         self.parameters = load_parameters(model, checkpoint, device=device, dtype=dtype)
         self._storage = [self._make_cache(spec, check_dtype(device, dtype)) for spec in model.caches()]
         self._logits = torch.zeros(0, self.vocabulary_size)
+        self._rows = torch.zeros(0, model.config.hidden_size)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -202,6 +203,7 @@ class TorchExecutor:
         hidden = self._model.forward(parameters, TorchBatch(tokens, positions, caches))
         rows = ops.select_rows(hidden, batch.logit_rows)
         self._logits = self._model.logits(parameters, rows).float().cpu()
+        self._rows = rows
 
     def sample(self, samplers: list[Any], drafts: list[list[int]]) -> list[list[Any]]:
         """What each sampler draws of its logit rows of the last run (see `engine.executor.Executor`)."""
@@ -213,6 +215,11 @@ class TorchExecutor:
     def logits(self) -> Any:
         """Logits of the last run's logit rows: float32 numpy (rows, vocabulary)."""
         return self._logits.numpy()
+
+    @torch.inference_mode()
+    def hidden(self) -> Any:
+        """Hidden states, after the final norm, of the last run's logit rows: float32 numpy (rows, width)."""
+        return self._model.final(Parameters(self.parameters), self._rows).float().cpu().numpy()
 
     def copy_block(self, source: int, target: int) -> None:
         for layer in self._storage:

@@ -49,7 +49,10 @@ class Artefacts:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        path = self.path.resolve()
+        if path.parent.name == "snapshots":  # of the hub's cache, whose folders are named by commits
+            return path.parent.parent.name.removeprefix("models--").replace("--", "/")
+        return path.name
 
     def file(self, name: str) -> File | None:
         return self._by_name.get(name)

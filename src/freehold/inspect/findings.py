@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
+
+NOT_EVIDENCED = "not evidenced"  # the value of a row of which the artefacts do not tell
 
 
 class Status(StrEnum):
@@ -40,3 +43,21 @@ class Section:
     verdict: str
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def evidence_dict(evidence: Evidence) -> dict[str, str]:
+    fields = {"file": evidence.file, "place": evidence.place, "quote": evidence.quote}
+    return fields | ({"asserted_by": evidence.asserted_by} if evidence.asserted_by else {})
+
+
+def section_dict(section: Section) -> dict[str, Any]:
+    rows = [
+        {
+            "label": r.label,
+            "value": r.value,
+            "status": str(r.status),
+            "evidence": [evidence_dict(e) for e in r.evidence],
+        }
+        for r in section.rows
+    ]
+    return {"title": section.title, "verdict": section.verdict, "rows": rows, "notes": list(section.notes)}

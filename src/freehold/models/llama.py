@@ -170,5 +170,8 @@ class Llama:
     def logits(self, parameters, hidden):
         """Logits (rows, V) of some rows of hidden states."""
         head = "model.embed_tokens.weight" if self.config.tied_embeddings else "lm_head.weight"
-        hidden = self.norm(hidden, parameters, "model.norm")
-        return ops.linear(hidden, parameters[head], parameters.get("lm_head.bias"))
+        return ops.linear(self.final(parameters, hidden), parameters[head], parameters.get("lm_head.bias"))
+
+    def final(self, parameters, hidden):
+        """Some rows of hidden states after the final norm: what the output matrix reads, and embeddings are made of."""
+        return self.norm(hidden, parameters, "model.norm")

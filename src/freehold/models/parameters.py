@@ -137,9 +137,13 @@ def _split(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_parameters(model: Any, parameters: Mapping[str, Any]) -> None:
-    """Raises ModelFileError where a parameter that the forward reads is missing or misshapen."""
+    """Raises ModelFileError where a parameter that the forward reads is missing or misshapen.
+
+    Raises UnsupportedError where its format is not run.
+    """
     for name, shape in model.parameter_shapes().items():
         if name not in parameters:
             raise ModelFileError(f"{name}: missing from the file's tensors")
         if parameters[name].shape != shape:
             raise ModelFileError(f"{name}: expected shape {shape}, got {parameters[name].shape}")
+        parameters[name].check()

@@ -72,11 +72,13 @@ def model_class(architecture: Any) -> "type[Llama]":
 
 
 def model_for(checkpoint: Any) -> "Llama":
-    """The model that a GGUF checkpoint describes.
+    """The model that a checkpoint describes, a GGUF file or a lab's folder.
 
     Raises UnsupportedError for an architecture that is not here, ModelFileError when tensors are missing or misshapen.
     """
     metadata, tensors = checkpoint.metadata, checkpoint.tensors
+    if checkpoint.config is not None:
+        return model_from_config(checkpoint.config, tensors)
     if "general.architecture" not in metadata:
         raise ModelFileError("general.architecture: missing from the file's metadata")
     cls = model_class(metadata["general.architecture"])
@@ -98,7 +100,14 @@ def model_from_config(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> 
     values = {**config, **text} if isinstance(text, Mapping) else dict(config)
     if values.get("tie_word_embeddings") is None:  # what it means when it is left out depends on who wrote the file
         values["tie_word_embeddings"] = not any(name.endswith("lm_head.weight") for name in tensors)
-    model = model_class(values["model_type"]).from_config(values)
+    try:
+        cls = model_class(values["model_type"])
+    except UnsupportedError as error:
+        if "auto_map" in config:
+            hint = "config.json names Python code of the repository (auto_map): such code is never run"
+            raise UnsupportedError(error.message, hint) from None
+        raise
+    model = cls.from_config(values)
     check_parameters(model, named_parameters(model, tensors))
     return model
 

@@ -9,29 +9,30 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from freehold.serve.chat import Options, Reply, chat_replies, template_messages, text_of
+from freehold.serve.body import JsonRoute
+from freehold.serve.chat import Options, Reply, assemble, chat_replies, gather, template_messages, text_of
+from freehold.serve.constraints import thinking_variables
 from freehold.serve.errors import ServeError
-from freehold.serve.openai import assemble, gather
-from freehold.serve.pool import ModelPool, Served
-from freehold.serve.shapes import CountRequest, MessagesRequest
+from freehold.serve.pool import Served
+from freehold.serve.shapes.anthropic import CountRequest, MessagesRequest, ToolChoice
+from freehold.serve.shapes.common import least_top_p
 from freehold.serve.sse import EventStream, event, until_gone
 from freehold.text.deltas import Reasoning, Text, ToolCallArguments, ToolCallStart
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn", "cancelled": "end_turn"}
 
 
 @router.post("/v1/messages")
 async def messages(body: MessagesRequest, request: Request) -> Response:
     """A reply to a conversation, at once or as a stream of events."""
-    pool, salt = request.app.state.pool, request.state.salt
     options = _options(body)
     if body.stream:
-        return EventStream(_events(pool, body, options, salt), request, _error_event, "text/event-stream")
+        return EventStream(_events(request, body, options), request, _error_event)
 
     async def answer() -> dict[str, Any]:
-        async with pool.use(body.model) as served:
-            replies, num_prompt = await chat_replies(served, openai_messages(body), options, salt)
+        async with request.app.state.pool.use(body.model) as served:
+            replies, num_prompt = await chat_replies(served, openai_messages(body), options, request.state.caller)
             ((deltas, _),) = await gather(replies)
             message = _message(served, num_prompt)
             message["content"] = _content(*assemble(deltas))
@@ -44,9 +45,9 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
 async def count_tokens(body: CountRequest, request: Request) -> Response:
     """The number of tokens of a conversation as the model's template writes it."""
     async with request.app.state.pool.use(body.model) as served:
-        prompt = await asyncio.to_thread(
-            served.model.chat_tokens, template_messages(openai_messages(body)), tools=_tools(body) or None
-        )
+        variables = thinking_variables(_thinks(body))
+        conversation, tools = template_messages(openai_messages(body)), _tools(body) or None
+        prompt = await asyncio.to_thread(served.model.chat_tokens, conversation, tools=tools, **variables)
         return JSONResponse({"input_tokens": len(prompt)})
 
 
@@ -59,15 +60,23 @@ def _options(body: MessagesRequest) -> Options:
     sampling |= {
         name: value for name in ("temperature", "top_p", "top_k") if (value := getattr(body, name)) is not None
     }
-    sampling["top_p"] = sampling["top_p"] or 1e-9
+    sampling["top_p"] = least_top_p(sampling["top_p"])
     sampling["stop"] = [text for text in body.stop_sequences or () if text]
     choice, parallel = _tool_choice(body.tool_choice)
-    options = Options(sampling=sampling, tools=_tools(body), tool_choice=choice, parallel_tools=parallel)
-    if body.thinking:
-        thinks = body.thinking.type != "disabled"
-        options.variables = {"enable_thinking": thinks, "thinking": thinks}
-        options.reasoning_budget = body.thinking.budget_tokens if thinks else None
-    return options
+    thinks = _thinks(body)
+    return Options(
+        sampling=sampling,
+        tools=_tools(body),
+        tool_choice=choice,
+        parallel_tools=parallel,
+        variables=thinking_variables(thinks),
+        thinks=thinks,
+        reasoning_budget=body.thinking.budget_tokens if body.thinking and thinks else None,
+    )
+
+
+def _thinks(body: CountRequest) -> bool | None:
+    return None if body.thinking is None else body.thinking.type != "disabled"
 
 
 def _tools(body: CountRequest) -> list[dict[str, Any]]:
@@ -80,19 +89,14 @@ def _tools(body: CountRequest) -> list[dict[str, Any]]:
     ]
 
 
-def _tool_choice(choice: Any) -> tuple[str, bool]:
+def _tool_choice(choice: ToolChoice | None) -> tuple[str, bool]:
     """(OpenAI's word for it, whether several calls may be made)"""
-    parallel = not (choice or {}).get("disable_parallel_tool_use", False)
-    match choice:
-        case None | {"type": "auto"}:
-            return "auto", parallel
-        case {"type": "any"}:
-            return "required", parallel
-        case {"type": "none"}:
-            return "none", parallel
-        case {"type": "tool", "name": str(name)}:
-            return name, False
-    raise ServeError(400, "tool_choice: expected type auto, any, none or tool", None, "tool_choice")
+    if choice is None:
+        return "auto", True
+    if choice.type == "tool" and choice.name is None:
+        raise ServeError(400, "tool_choice: type tool needs a name", "invalid_value", "tool_choice")
+    word = choice.name if choice.type == "tool" else {"any": "required"}.get(choice.type, choice.type)
+    return str(word), not choice.disable_parallel_tool_use
 
 
 def openai_messages(body: CountRequest) -> list[dict[str, Any]]:
@@ -216,9 +220,9 @@ class _Blocks:
         return event({"type": "content_block_delta", "index": self._index, "delta": delta}, "content_block_delta")
 
 
-async def _events(pool: ModelPool, body: MessagesRequest, options: Options, salt: bytes) -> AsyncGenerator[str, None]:
-    async with pool.use(body.model) as served:
-        replies, num_prompt = await chat_replies(served, openai_messages(body), options, salt)
+async def _events(request: Request, body: MessagesRequest, options: Options) -> AsyncGenerator[str, None]:
+    async with request.app.state.pool.use(body.model) as served:
+        replies, num_prompt = await chat_replies(served, openai_messages(body), options, request.state.caller)
         blocks = _Blocks()
         try:
             yield event({"type": "message_start", "message": _message(served, num_prompt)}, "message_start")

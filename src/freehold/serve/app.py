@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,72 +11,78 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
-from starlette.staticfiles import StaticFiles
 
 import freehold
 from freehold.errors import FreeholdError
-from freehold.serve import anthropic, ollama, openai, operations
+from freehold.serve import (
+    anthropic,
+    chat_completions,
+    chat_page,
+    completions,
+    embeddings,
+    models,
+    ollama,
+    operations,
+    responses,
+)
 from freehold.serve.errors import ServeError
 from freehold.serve.guard import Guard
 from freehold.serve.metrics import Metrics
+from freehold.serve.openapi import openapi
 from freehold.serve.pool import ModelPool
+from freehold.serve.response_store import ResponseStore
 from freehold.serve.settings import Settings
 from freehold.serve.sse import ClientGone, error_answer
 
-PAGE = Path(__file__).parent / "page"
-PAGE_HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
-log = logging.getLogger("freehold.serve")
+PROTOCOLS = (chat_completions, completions, embeddings, responses, models, anthropic, ollama, operations)
 
 
-def make_app(settings: Settings, stop: Any = None) -> Any:
-    """The ASGI application. `stop()` is called when the first model cannot be loaded."""
-    metrics = Metrics()
-    pool = ModelPool(settings, metrics.replied)
+class Application:
+    """`asgi` for the HTTP server; `guard` knows what runs, `pool` which models there are."""
+
+    def __init__(self, settings: Settings, stop: Callable[[], None]):
+        """`stop` is called when the first model cannot be loaded."""
+        self._stop = stop
+        self._metrics = Metrics()
+        self.pool = ModelPool(settings, self._metrics)
+        app = FastAPI(
+            title="Freehold", version=freehold.__version__, lifespan=self._lifespan, docs_url=None, redoc_url=None
+        )
+        for protocol in PROTOCOLS:
+            app.include_router(protocol.router)
+        chat_page.mount(app)
+        app.openapi = lambda: openapi(app, with_keys=bool(settings.api_keys))
+        _answer_errors(app)
+        self.guard = Guard(app, settings, self._answered)
+        app.state.pool, app.state.metrics, app.state.guard = self.pool, self._metrics, self.guard
+        app.state.responses, app.state.settings = ResponseStore(), settings
+        self.asgi: Any = self.guard
+        if settings.origins:
+            self.asgi = CORSMiddleware(
+                self.asgi,
+                allow_origins=settings.origins,
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id"],
+            )
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async def load_first() -> None:
-            try:
-                await pool.load_first()
-            except FreeholdError:
-                if stop:
-                    stop()
-
-        loading = asyncio.ensure_future(load_first())
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.ensure_future(self._load_first())
         yield
         loading.cancel()
-        await asyncio.to_thread(pool.close)
+        await asyncio.to_thread(self.pool.close)
 
-    app = FastAPI(
-        title="Freehold",
-        version=freehold.__version__,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url="/openapi.json",
-    )
-    app.state.pool, app.state.metrics, app.state.draining = pool, metrics, False
-    for protocol in (openai, anthropic, ollama, operations):
-        app.include_router(protocol.router)
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    async def _load_first(self) -> None:
+        try:
+            await self.pool.load_first()
+            self.pool.compute_digests()
+        except FreeholdError:
+            self._stop()
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return Response((PAGE / "index.html").read_bytes(), media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
-
-    _answer_errors(app)
-    guarded: Any = Guard(app, settings, lambda path, status, s: metrics.answered(_known(app, path), status, s))
-    guarded.state = app.state
-    if settings.origins:
-        guarded = CORSMiddleware(
-            guarded, allow_origins=settings.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
-        )
-    return guarded
+    def _answered(self, scope: Any, status: int, seconds: float) -> None:
+        route = scope.get("route")  # what a client has made up must not become a label
+        self._metrics.answered(getattr(route, "path", "other"), status, seconds)
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -86,7 +90,8 @@ def _answer_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        got = json.dumps(first.get("input"), default=str)[:80]
+        got = json.dumps(first.get("input"), default=str)
+        got = got if len(got) <= 80 else got[:77] + "…"
         answer = ServeError(400, f"{where}: {first['msg']}, got {got}", "invalid_value", where)
         return error_answer(answer, request.url.path)
 
@@ -102,14 +107,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(ServeError, ours)
     app.add_exception_handler(FreeholdError, ours)
-    app.add_exception_handler(Exception, ours)
 
     @app.exception_handler(ClientGone)
     async def gone(request: Request, error: Exception) -> Response:
         return JSONResponse({}, 499)
-
-
-def _known(app: FastAPI, path: str) -> str:
-    """The path if there is such a route, so that no client can make labels without end."""
-    known = app.state.__dict__.setdefault("known_paths", {getattr(route, "path", "") for route in app.routes})
-    return path if path in known else "other"

@@ -2,16 +2,19 @@
 
 import asyncio
 import json
-import re
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from freehold.api import AsyncStream, Completion, Piece
+from freehold.serve.constraints import constraint_of
 from freehold.serve.errors import ServeError
+from freehold.serve.guard import Caller
+from freehold.serve.logs import note
 from freehold.serve.pool import Served
-from freehold.text.deltas import Delta, Text, ToolCallStart
+from freehold.text.deltas import Delta, Reasoning, Text, ToolCallArguments, ToolCallStart
 
 TAIL_TOKENS = 64  # of the prompt, that say how the reply begins
 
@@ -26,7 +29,9 @@ class Options:
     tool_choice: str = "auto"  # "auto", "none", "required" or a tool's name
     parallel_tools: bool = True
     grammar: str | None = None  # of the answer
+    answer_schema: Any = None  # of the answer, where the grammar is that of a JSON schema
     variables: dict[str, Any] = field(default_factory=dict)  # of the chat template
+    thinks: bool | None = None  # False: the model may not reason; None: as it likes
     reasoning_budget: int | None = None  # tokens
 
 
@@ -41,115 +46,201 @@ class Step:
 class Reply:
     """An async iterator of Steps; then `completion` and `finish_reason` are there."""
 
-    def __init__(self, served: Served, stream: AsyncStream, parser: Any):
-        self._stream, self._parser = stream, parser
+    def __init__(self, served: Served, stream: AsyncStream, parser: Any, caller: Caller):
+        self._stream, self._parser, self._caller = stream, parser, caller
         self.served = served
         self.completion: Completion | None = None
         self.finish_reason = ""
         self.reasoning_tokens = 0
         self._called = False
+        self._last_at = 0.0
+        self._note_gap = served.metrics.between_tokens(served.name)
 
     async def __aiter__(self) -> AsyncIterator[Step]:
-        async for piece in self._stream:
-            yield self._step(piece)
-        self.completion = self._stream.completion
+        async for pieces in self._stream.bunches():
+            yield self._step(pieces)
+        completion = self.completion = self._stream.completion
+        if completion is None or completion.finish_reason == "cancelled":
+            raise ServeError(503, "the server is stopping: the reply is not whole", "draining", retry_after_s=5)
         if last := self._noted(self._parser.finish() if self._parser else []):
             yield Step(last, [])
-        if self.completion:
-            self.served.replied(self.completion)
-        reason = self.completion.finish_reason if self.completion else "cancelled"
+        reason = completion.finish_reason
         self.finish_reason = "tool_calls" if self._called and reason == "stop" else reason
+        self._note(completion)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
-    def _step(self, piece: Piece) -> Step:
+    def echoed(self) -> list[Any]:
+        """(token, log-probability, likeliest) of the prompt's tokens, where they were asked for."""
+        known = self._stream.prompt_logprobs
+        return [(entry.token, entry.logprob, None if entry.logprob is None else entry.top) for entry in known]
+
+    def _step(self, pieces: list[Piece]) -> Step:
+        now = time.monotonic()
+        if self._last_at:
+            self._note_gap(now - self._last_at)
+        self._last_at = now
+        tokens = [token for p in pieces for token in zip(p.token_ids, p.logprobs, p.top_logprobs, strict=True)]
+        text = "".join(piece.text for piece in pieces)
         if self._parser is None:
-            deltas: list[Delta] = [Text(piece.text)] if piece.text else []
-        else:
-            self.reasoning_tokens += len(piece.token_ids) if self._parser.reasoning_open else 0
-            deltas = self._noted(self._parser.push(piece.text))
-        return Step(deltas, list(zip(piece.token_ids, piece.logprobs, piece.top_logprobs, strict=True)))
+            return Step([Text(text)] if text else [], tokens)
+        self.reasoning_tokens += len(tokens) if self._parser.reasoning_open else 0
+        return Step(self._noted(self._parser.push(text)), tokens)
 
     def _noted(self, deltas: list[Delta]) -> list[Delta]:
         self._called = self._called or any(isinstance(delta, ToolCallStart) for delta in deltas)
         return deltas
 
+    def _note(self, completion: Completion) -> None:
+        self.served.metrics.replied(self.served.name, completion)
+        usage, fields = completion.usage, self._caller.fields
+        fields["model"] = self.served.name
+        fields["prompt_tokens"] = usage.prompt_tokens
+        fields["cached_tokens"] = usage.cached_tokens
+        fields["reply_tokens"] = fields.get("reply_tokens", 0) + usage.completion_tokens
+        fields["end"] = self.finish_reason
+        if self._caller.logs_texts:
+            note("reply", id=self._caller.id, text=completion.text)
+
 
 async def chat_replies(
-    served: Served, messages: Sequence[Mapping[str, Any]], options: Options, salt: bytes
+    served: Served, messages: Sequence[Mapping[str, Any]], options: Options, caller: Caller
 ) -> tuple[list[Reply], int]:
     """`options.n` replies to a conversation, running, and the number of the prompt's tokens."""
     tools = options.tools if options.tool_choice != "none" else []
-    prompt = await asyncio.to_thread(
-        served.model.chat_tokens, template_messages(messages), tools=tools or None, **options.variables
-    )
-    tail = served.model.detokenize(prompt[-TAIL_TOKENS:], skip_special=False)
+    prompt, tail = await asyncio.to_thread(_prompt, served, messages, options, tools)
+    _log_prompt(served, prompt, caller)
     replies: list[Reply] = []
     try:
         for index in range(options.n):
-            constraint, is_grammar = await asyncio.to_thread(_constraint, served, options, tools, tail)
+            constraint, is_grammar = await asyncio.to_thread(constraint_of, served, options, tools, tail)
             parser = None
             if served.format.name != "plain":
                 parser = served.format.parser(tools=tools or None, prompt_tail=tail, constrained=is_grammar)
-            sampling = _of_choice(options.sampling, index)
             stream = await served.model.astream(
-                prompt, **sampling, salt=salt, constraint=constraint, skip_special=parser is None
+                prompt,
+                **_of_choice(options.sampling, index),
+                salt=caller.salt,
+                constraint=constraint,
+                skip_special=parser is None,
             )
-            replies.append(Reply(served, stream, parser))
+            replies.append(Reply(served, stream, parser, caller))
     except BaseException:
-        for reply in replies:
-            await reply.aclose()
+        await close_all(replies)
         raise
     return replies, len(prompt)
 
 
-async def text_replies(served: Served, prompt: str | Sequence[int], options: Options, salt: bytes) -> list[Reply]:
+async def text_replies(served: Served, prompt: str | Sequence[int], options: Options, caller: Caller) -> list[Reply]:
     """`options.n` continuations of a prompt."""
-    replies = []
-    for index in range(options.n):
-        constraint = await asyncio.to_thread(served.matcher, options.grammar) if options.grammar else None
-        sampling = _of_choice(options.sampling, index)
-        stream = await served.model.astream(prompt, **sampling, salt=salt, constraint=constraint)
-        replies.append(Reply(served, stream, None))
+    _log_prompt(served, prompt, caller)
+    replies: list[Reply] = []
+    try:
+        for index in range(options.n):
+            constraint = await asyncio.to_thread(served.matcher, options.grammar) if options.grammar else None
+            sampling = _of_choice(options.sampling, index)
+            stream = await served.model.astream(prompt, **sampling, salt=caller.salt, constraint=constraint)
+            replies.append(Reply(served, stream, None, caller))
+    except BaseException:
+        await close_all(replies)
+        raise
     return replies
+
+
+async def close_all(replies: Sequence[Reply]) -> None:
+    for reply in replies:
+        await reply.aclose()
+
+
+async def gather(replies: Sequence[Reply]) -> list[tuple[list[Delta], list[Any]]]:
+    """All deltas and tokens of each reply. If one fails or the caller is cancelled, all are closed."""
+
+    async def one(reply: Reply) -> tuple[list[Delta], list[Any]]:
+        deltas: list[Delta] = []
+        tokens: list[Any] = []
+        async for step in reply:
+            deltas += step.deltas
+            tokens += step.tokens
+        return deltas, tokens
+
+    try:
+        return list(await asyncio.gather(*(one(reply) for reply in replies)))
+    finally:
+        await close_all(replies)
+
+
+async def merged(replies: Sequence[Reply]) -> AsyncIterator[tuple[int, Step | None]]:
+    """(which reply, its step) as they come; a None at the end of each."""
+    if len(replies) == 1:
+        async for step in replies[0]:
+            yield 0, step
+        yield 0, None
+        return
+    steps: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+
+    async def read(index: int) -> None:
+        try:
+            async for step in replies[index]:
+                steps.put_nowait((index, step))
+            steps.put_nowait((index, None))
+        except Exception as error:
+            steps.put_nowait((index, error))
+
+    tasks = [asyncio.ensure_future(read(index)) for index in range(len(replies))]
+    try:
+        left = len(replies)
+        while left:
+            index, step = await steps.get()
+            if isinstance(step, Exception):
+                raise step
+            left -= step is None
+            yield index, step
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def assemble(deltas: Sequence[Delta]) -> tuple[str, str, list[dict[str, Any]]]:
+    """(answer, reasoning, calls in OpenAI's shape) of a whole reply."""
+    answer, reasoning = [], []
+    calls: list[dict[str, Any]] = []
+    for delta in deltas:
+        match delta:
+            case Text(text):
+                answer.append(text)
+            case Reasoning(text):
+                reasoning.append(text)
+            case ToolCallStart(_, ident, name):
+                calls.append({"id": ident, "type": "function", "function": {"name": name, "arguments": ""}})
+            case ToolCallArguments(index, fragment):
+                calls[index]["function"]["arguments"] += fragment
+    return "".join(answer), "".join(reasoning), calls
+
+
+def _prompt(
+    served: Served, messages: Sequence[Mapping[str, Any]], options: Options, tools: list[dict[str, Any]]
+) -> tuple[list[int], str]:
+    """The prompt's tokens and its end as text."""
+    model = served.model
+    prompt = model.chat_tokens(template_messages(messages), tools=tools or None, **options.variables)
+    tail = model.detokenize(prompt[-TAIL_TOKENS:], skip_special=False)
+    if options.thinks is False and served.format.reasoning and served.format.parser(prompt_tail=tail).reasoning_open:
+        prompt += model.tokenizer.encode(served.format.forced, special=True)  # a template without a switch opens it
+        tail += served.format.forced
+    return prompt, tail
+
+
+def _log_prompt(served: Served, prompt: str | Sequence[int], caller: Caller) -> None:
+    if caller.logs_texts:
+        text = prompt if isinstance(prompt, str) else served.model.detokenize(prompt, skip_special=False)
+        note("prompt", id=caller.id, text=text)
 
 
 def _of_choice(sampling: dict[str, Any], index: int) -> dict[str, Any]:
     """Choices of one request differ: each has a seed of its own."""
     seed = sampling.get("seed")
     return sampling if seed is None or not index else sampling | {"seed": (seed + index) % (1 << 64)}
-
-
-def _constraint(served: Served, options: Options, tools: list[dict[str, Any]], tail: str) -> tuple[Any, bool]:
-    """(the reply's constraint or None, whether it is the grammar of the family's tool calls)."""
-    from freehold.text.grammar import AfterReasoning
-
-    whole = None
-    if tools:
-        whole = served.format.tool_grammar(
-            tools, choice=options.tool_choice, parallel=options.parallel_tools, prompt_tail=tail
-        )
-    if tools and whole is None and options.tool_choice not in ("auto", "none"):
-        raise ServeError(400, "tool_choice: calls of this model or schema cannot be required", None, "tool_choice")
-    grammar = whole or options.grammar
-    matcher = served.matcher(grammar) if grammar else None
-    reasoning = served.format.reasoning
-    if reasoning is None:
-        return matcher, whole is not None
-    thinks = served.format.parser(prompt_tail=tail).reasoning_open
-    if options.reasoning_budget is None and (matcher is None or whole or not thinks):
-        return matcher, whole is not None
-    if not thinks and whole is None and matcher is not None:
-        return matcher, False
-    after = AfterReasoning(
-        served.model.tokenizer,
-        reasoning[1],
-        budget=options.reasoning_budget if thinks else None,
-        answer=matcher,
-        whole=whole is not None,
-    )
-    return after, whole is not None
 
 
 def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -189,34 +280,3 @@ def text_of(content: Any) -> str:
             )
         texts.append(part["text"])
     return "".join(texts)
-
-
-def effort_variables(effort: str | None) -> dict[str, Any]:
-    """Variables by which chat templates of the families switch reasoning on and off."""
-    if effort is None:
-        return {}
-    thinks = effort != "none"
-    return {"reasoning_effort": effort, "enable_thinking": thinks, "thinking": thinks}
-
-
-def response_grammar(format: Mapping[str, Any] | None) -> str | None:
-    """The grammar of a `response_format` in OpenAI's shape. Raises RequestError for a schema that cannot be."""
-    from freehold.text import grammar
-
-    match format:
-        case None | {"type": "text"}:
-            return None
-        case {"type": "json_object"}:
-            return grammar.json_object()
-        case {"type": "json_schema", "json_schema": {"schema": schema}} if isinstance(schema, (dict, bool)):
-            return grammar.json_schema(schema)
-        case {"type": "json_schema", "schema": schema} if isinstance(schema, (dict, bool)):
-            return grammar.json_schema(schema)
-        case {"type": "regex", "pattern": str(pattern)}:
-            return grammar.regex(pattern)
-        case {"type": "lark" | "grammar", "grammar": str(text)}:
-            return grammar.lark(text)
-        case {"type": "choice", "choices": list(choices)}:
-            return grammar.choice(choices)
-    kind = re.sub(r"[^\w-]", "?", str(format.get("type")))[:50]
-    raise ServeError(400, f"response_format: type {kind!r} is unknown or lacks its schema", None, "response_format")

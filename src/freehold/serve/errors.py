@@ -18,6 +18,8 @@ TYPES = {  # of HTTP statuses: OpenAI's names, Anthropic's names
     403: ("permission_error", "permission_error"),
     404: ("not_found_error", "not_found_error"),
     405: ("invalid_request_error", "invalid_request_error"),
+    408: ("invalid_request_error", "timeout_error"),
+    409: ("invalid_request_error", "invalid_request_error"),
     413: ("invalid_request_error", "request_too_large"),
     429: ("rate_limit_error", "rate_limit_error"),
     500: ("server_error", "api_error"),
@@ -25,7 +27,7 @@ TYPES = {  # of HTTP statuses: OpenAI's names, Anthropic's names
 }
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class ServeError(Exception):
     """An answer that is an error. `code` is a word for programs, `param` the field that is wrong."""
 
@@ -35,9 +37,13 @@ class ServeError(Exception):
     param: str | None = None
     retry_after_s: int | None = None
 
+    def __str__(self) -> str:
+        return self.message
+
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        headers = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        return headers | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 
 def of_error(error: Exception) -> ServeError:

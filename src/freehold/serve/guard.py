@@ -1,154 +1,196 @@
-"""What every request passes: its host and key, the size of its body, its id, and its line in the log."""
+"""What every request passes: its host, origin and key, its body, its id, and its line in the log."""
 
+import asyncio
 import hashlib
 import hmac
 import json
-import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from freehold.serve.errors import ServeError, body
-from freehold.serve.settings import Settings, is_loopback
+from freehold.serve.logs import log, note
+from freehold.serve.settings import Settings
 
-log = logging.getLogger("freehold.serve")
-OPEN_PATHS = ("/", "/health", "/ready", "/page/", "/favicon.ico")  # of these none needs a key
+OPEN_PATHS = ("/", "/health", "/ready", "/favicon.ico")  # of these, and of the page's files, none needs a key
+BODY_S = 60.0  # in which a body must have come
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 
-class Guard:
-    """ASGI middleware. Sets `scope["state"]["salt"]` and `["request_id"]`."""
+@dataclass(slots=True)
+class Caller:
+    """Who asks: what the handlers need to know of a request beside its body."""
 
-    def __init__(self, app: Any, settings: Settings, on_answer: Callable[[str, int, float], None]):
+    id: str  # of the request
+    salt: bytes = b""  # of the key: what one key's requests leave behind, others cannot find
+    logs_texts: bool = False
+    fields: dict[str, Any] = field(default_factory=dict)  # of the request's line in the log
+
+
+class Guard:
+    """ASGI middleware. Sets `scope["state"]["caller"]`; the application gets bodies that are whole."""
+
+    def __init__(self, app: Any, settings: Settings, on_answer: Callable[[Scope, int, float], None]):
         self._app, self._settings, self._on_answer = app, settings, on_answer
         self._keys = [_digest(key) for key in settings.api_keys]
-        self._admin = _digest(settings.admin_key) if settings.admin_key else None
+        self._admin = [_digest(settings.admin_key)] if settings.admin_key else []
+        self._names = {settings.host.lower(), *(name.lower() for name in settings.allowed_hosts)}
+        self.draining = False
+        self.active = 0  # requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = _Request(scope, receive, send, self._settings.max_body_bytes)
+        exchange = _Exchange(scope, receive, send)
+        exchange.caller.logs_texts = self._settings.log_prompts
+        self.active += 1
         try:
-            self._check_host(request.headers.get("host", ""))
-            salt = self._check_key(scope["path"], request.headers)
-            request.check_length()
-            scope["state"] = {**scope.get("state", {}), "salt": salt, "request_id": request.id}
-            await self._app(scope, request.receive, request.send)
+            exchange.caller.salt = self._check(scope, exchange.headers)
+            await exchange.read_body(self._settings.max_body_bytes)
+            scope["state"] = {**scope.get("state", {}), "caller": exchange.caller}
+            await self._app(scope, exchange.receive, exchange.send)
         except ServeError as error:
-            await request.refuse(error)
+            await exchange.refuse(error)
+        except Exception as error:
+            log.error("a request failed", exc_info=error, extra={"fields": {"id": exchange.caller.id}})
+            await exchange.refuse(ServeError(500, "an internal error; the server's log says more", "internal_error"))
         finally:
-            seconds = time.monotonic() - request.began
-            self._on_answer(scope["path"], request.status, seconds)
-            log.info(
+            self.active -= 1
+            seconds = time.monotonic() - exchange.began
+            self._on_answer(scope, exchange.status, seconds)
+            note(
                 "request",
-                extra={
-                    "fields": {
-                        "id": request.id,
-                        "method": scope["method"],
-                        "path": scope["path"],
-                        "status": request.status,
-                        "seconds": round(seconds, 4),
-                    }
-                },
+                id=exchange.caller.id,
+                method=scope["method"],
+                path=scope["path"][:200],
+                status=exchange.status,
+                seconds=round(seconds, 4),
+                **exchange.caller.fields,
             )
+
+    def _check(self, scope: Scope, headers: dict[str, str]) -> bytes:
+        """The salt of the request's key. Raises ServeError for a request that may not go on."""
+        host = headers.get("host", "")
+        self._check_host(host)
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            self._check_origin(headers.get("origin"), host)
+            if self.draining:
+                raise ServeError(503, "the server is stopping", "draining", retry_after_s=5)
+        return self._check_key(scope["path"], headers)
 
     def _check_host(self, header: str) -> None:
-        """A page of another site whose name leads here must not be answered (DNS rebinding)."""
-        name = header.rsplit(":", 1)[0] if not header.endswith("]") else header
-        name = name.strip("[]").lower()
-        known = {self._settings.host, *self._settings.allowed_hosts}
-        if not (is_loopback(name) or name in known or (not is_loopback(self._settings.host) and not known - {name})):
-            if self._settings.host in ("0.0.0.0", "::") and not self._settings.allowed_hosts and _is_address(name):
-                return
-            raise ServeError(
-                403, f"host {name[:100]!r}: not served under this name (--allowed-host)", "host_not_allowed"
-            )
+        """A name that another site's owner has made lead here must not be answered (DNS rebinding)."""
+        name = _hostname(header)
+        if not (name == "localhost" or _is_address(name) or name in self._names):
+            raise ServeError(403, f"host {name[:100]!r}: not served under this name", "host_not_allowed")
+
+    def _check_origin(self, origin: str | None, host: str) -> None:
+        """A page of another site may not make a visitor's browser ask, even if it cannot read the answer."""
+        if origin is None or "*" in self._settings.origins or origin in self._settings.origins:
+            return
+        if urlsplit(origin).netloc.lower() != host.lower():
+            raise ServeError(403, f"origin {origin[:100]!r}: not allowed to ask", "origin_not_allowed")
 
     def _check_key(self, path: str, headers: dict[str, str]) -> bytes:
-        """The prefix cache's salt: that of the key. Raises ServeError where none or a wrong one is given."""
-        is_admin = path.startswith("/admin/")
-        wanted = ([self._admin] if self._admin else []) if is_admin else self._keys
-        if is_admin and not wanted:
-            raise ServeError(404, "management is off; --admin-key switches it on", "not_found")
-        if not wanted or path in OPEN_PATHS or path.startswith("/page/"):
+        if path in OPEN_PATHS or path.startswith("/page/"):
             return b""
-        given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
-        digest = _digest(given)
-        if not any([hmac.compare_digest(digest, key) for key in wanted]):
-            raise ServeError(401, "a valid API key is needed (Authorization: Bearer …)", "invalid_api_key")
-        return digest
+        is_admin = path.startswith("/admin/")
+        if is_admin and not self._admin:
+            raise ServeError(404, "management is off; --admin-key switches it on", "not_found")
+        wanted = self._admin if is_admin else self._keys
+        if not wanted:
+            return b""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = [token.strip()] if scheme.lower() == "bearer" else []
+        digests = [_digest(key) for key in (*given, headers.get("x-api-key", "")) if key]
+        for digest in digests:
+            if any([hmac.compare_digest(digest, key) for key in wanted]):  # all of them: no hint by time
+                return digest
+        raise ServeError(401, "a valid API key is needed (Authorization: Bearer …)", "invalid_api_key")
 
 
-class _Request:
-    """One exchange: what goes by is measured, headers are added."""
+class _Exchange:
+    """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int):
+    def __init__(self, scope: Scope, receive: Receive, send: Send):
         self._scope, self._receive, self._send = scope, receive, send
-        self._left = self._max = max_body_bytes
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = self.headers.get("x-request-id", "")
-        self.id = given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else secrets.token_hex(12)
-        self.began, self.status, self._started = time.monotonic(), 0, False
+        self.caller = Caller(
+            given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else secrets.token_hex(12)
+        )
+        self.began, self.status = time.monotonic(), 0
+        self._body: bytes | None = None
 
-    def check_length(self) -> None:
+    async def read_body(self, limit: int) -> None:
+        """Raises ServeError for a body that is too large or takes too long."""
         length = self.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._max:
-            raise self._too_large()
+        if not length.isdigit() or int(length) > limit:
+            raise _too_large(limit)
+        chunks, size = [], 0
+        try:
+            async with asyncio.timeout(BODY_S):
+                while (message := await self._receive())["type"] == "http.request":
+                    chunks.append(message.get("body", b""))
+                    size += len(chunks[-1])
+                    if size > limit:
+                        raise _too_large(limit)
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise ServeError(408, f"the request's body has not come within {BODY_S:g} s", "timeout") from None
+        self._body = b"".join(chunks)
 
     async def receive(self) -> Any:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                raise self._too_large()
-        return message
+        if self._body is None:
+            return await self._receive()
+        content, self._body = self._body, None
+        return {"type": "http.request", "body": content, "more_body": False}
 
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
-            self.status, self._started = message["status"], True
-            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.id.encode())]}
+            self.status = message["status"]
+            headers = [*message.get("headers", ()), (b"x-request-id", self.caller.id.encode())]
+            message = {**message, "headers": headers}
         await self._send(message)
 
     async def refuse(self, error: ServeError) -> None:
-        if self._started:
+        if self.status:  # the answer has begun
             return
         text = json.dumps(body(error, self._scope["path"])).encode()
         headers = {"content-type": "application/json", "content-length": str(len(text)), **error.headers}
-        if error.status == 401:
-            headers["www-authenticate"] = "Bearer"
+        if error.status in (408, 413):
+            headers["connection"] = "close"  # what is left of the body is not read
         start = {"type": "http.response.start", "status": error.status}
         await self.send({**start, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
         await self._send({"type": "http.response.body", "body": text})
 
-    def _too_large(self) -> ServeError:
-        return ServeError(413, f"the request's body is larger than {self._max} bytes", "body_too_large")
+
+def _too_large(limit: int) -> ServeError:
+    return ServeError(413, f"the request's body is larger than {limit} bytes", "body_too_large")
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _is_address(name: str) -> bool:
-    from ipaddress import ip_address
+def _hostname(header: str) -> str:
+    name = header if header.endswith("]") else header.rsplit(":", 1)[0]
+    return name.removeprefix("[").removesuffix("]").lower()
 
+
+def _is_address(name: str) -> bool:
+    """A page cannot be rebound to an address, only to a name."""
     try:
         ip_address(name)
     except ValueError:
         return False
     return True
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object to a line: time, level, event, and the fields given as `extra={"fields": …}`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"time": self.formatTime(record), "level": record.levelname.lower(), "event": record.getMessage()}
-        line |= getattr(record, "fields", {})
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=True)

@@ -1,9 +1,10 @@
 """Figures in Prometheus' text format."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -28,7 +29,7 @@ class Metrics:
         self._seconds = Histogram("freehold_request_seconds", "To the end", buckets=SECONDS, registry=registry)
         first, between = "freehold_time_to_first_token_seconds", "freehold_time_between_tokens_seconds"
         self._first = Histogram(first, "Of a reply", ["model"], buckets=SECONDS, registry=registry)
-        self._between = Histogram(between, "Mean of a reply", ["model"], buckets=BETWEEN, registry=registry)
+        self._between = Histogram(between, "As they are sent", ["model"], buckets=BETWEEN, registry=registry)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         self._answers.labels(path, str(status)).inc()
@@ -36,9 +37,10 @@ class Metrics:
 
     def replied(self, model: str, completion: Any) -> None:
         self._first.labels(model).observe(completion.timings.time_to_first_token_s)
-        if completion.usage.completion_tokens > 1:
-            between = completion.timings.decode_s / (completion.usage.completion_tokens - 1)
-            self._between.labels(model).observe(between)
+
+    def between_tokens(self, model: str) -> Any:
+        """A function that takes the seconds since the token before."""
+        return self._between.labels(model).observe
 
     def render(self, pool: Any) -> bytes:
         registry = CollectorRegistry()
@@ -52,7 +54,7 @@ class _Engines:
     def __init__(self, pool: Any):
         self._stats = {name: served.model.engine.stats() for name, served in pool.loaded.items()}
 
-    def collect(self) -> Any:
+    def collect(self) -> Iterator[Metric]:
         for field, (*names, text) in GAUGES.items():
             for name in names:
                 yield self._gauge(name, text, lambda stats, field=field: getattr(stats, field))

@@ -10,15 +10,26 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-import freehold
+from freehold.serve.body import JsonRoute
 from freehold.serve.chat import Options, Reply, chat_replies, text_replies
+from freehold.serve.constraints import response_grammar, thinking_variables
+from freehold.serve.embeddings import embed
+from freehold.serve.errors import ServeError
 from freehold.serve.pool import ModelPool, Served
-from freehold.serve.shapes import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, OllamaShowRequest
+from freehold.serve.shapes.common import least_top_p, stop_texts
+from freehold.serve.shapes.ollama import (
+    OllamaChatRequest,
+    OllamaEmbedRequest,
+    OllamaGenerateRequest,
+    OllamaRequest,
+    OllamaShowRequest,
+)
 from freehold.serve.sse import EventStream, line, until_gone
 from freehold.text.deltas import Reasoning, Text, ToolCallArguments, ToolCallEnd, ToolCallStart
 
-router = APIRouter(prefix="/api")
+router = APIRouter(prefix="/api", route_class=JsonRoute)
 VERSION = "0.12.0"  # whose routes these are
+LOADED = {"done": True, "done_reason": "load"}  # what a request without a prompt is answered with
 
 
 @router.get("/version")
@@ -30,8 +41,7 @@ async def version() -> Response:
 async def tags(request: Request) -> Response:
     """The models that are served."""
     pool: ModelPool = request.app.state.pool
-    described = await asyncio.to_thread(lambda: [_entry(name, _info(pool, name)) for name in pool.refs])
-    return JSONResponse({"models": described})
+    return JSONResponse({"models": [_entry(name, await pool.facts(name)) for name in pool.refs]})
 
 
 @router.get("/ps")
@@ -40,9 +50,9 @@ async def running(request: Request) -> Response:
     pool: ModelPool = request.app.state.pool
     models = []
     for name, served in pool.loaded.items():
-        size = served.model.info["memory"]["total_bytes"]
-        entry = _entry(name, served.model.info)
-        models.append(entry | {"size": size, "size_vram": 0, "expires_at": "9999-12-31T23:59:59Z"})
+        entry = _entry(name, await pool.facts(name)) | {"size": served.memory_bytes, "size_vram": 0}
+        context = served.model.info["context"]
+        models.append(entry | {"expires_at": "9999-12-31T23:59:59Z", "context_length": context})
     return JSONResponse({"models": models})
 
 
@@ -50,7 +60,7 @@ async def running(request: Request) -> Response:
 async def show(body: OllamaShowRequest, request: Request) -> Response:
     pool: ModelPool = request.app.state.pool
     name = pool.resolve(body.model)
-    info = await asyncio.to_thread(_info, pool, name)
+    info = await pool.facts(name)
     architecture = info["architecture"]
     served = pool.loaded.get(name)
     capabilities = ["completion"]
@@ -76,11 +86,6 @@ async def show(body: OllamaShowRequest, request: Request) -> Response:
             "modified_at": _now(),
         }
     )
-
-
-def _info(pool: ModelPool, name: str) -> dict[str, Any]:
-    served = pool.loaded.get(name)
-    return served.model.info if served else freehold.describe(pool.refs[name])
 
 
 def _entry(name: str, info: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +116,7 @@ async def chat(body: OllamaChatRequest, request: Request) -> Response:
     messages = [_message(message.model_dump(exclude_none=True)) for message in body.messages]
 
     async def start(served: Served, options: Options) -> Reply:
-        replies, _ = await chat_replies(served, messages, options, request.state.salt)
+        replies, _ = await chat_replies(served, messages, options, request.state.caller)
         return replies[0]
 
     options = await asyncio.to_thread(_options, body)
@@ -126,21 +131,23 @@ async def generate(body: OllamaGenerateRequest, request: Request) -> Response:
 
     async def start(served: Served, options: Options) -> Reply:
         if body.raw:
-            return (await text_replies(served, body.prompt, options, request.state.salt))[0]
+            return (await text_replies(served, body.prompt, options, request.state.caller))[0]
         conversation = [*system, {"role": "user", "content": body.prompt}]
-        replies, _ = await chat_replies(served, conversation, options, request.state.salt)
+        replies, _ = await chat_replies(served, conversation, options, request.state.caller)
         return replies[0]
 
     return await _answer(request, body, await asyncio.to_thread(_options, body), start, _generate_part)
 
 
 async def _answer(request: Request, body: OllamaRequest, options: Options, start: Any, part: Any) -> Response:
-    pool: ModelPool = request.app.state.pool
-
     async def parts() -> AsyncGenerator[dict[str, Any], None]:
         began = time.monotonic()
-        async with pool.use(body.model) as served:
+        async with request.app.state.pool.use(body.model) as served:
             loaded = time.monotonic()
+            if body.is_empty:
+                yield {"model": body.model, "created_at": _now()} | part("", "", []) | LOADED
+                return
+            _check_context(body, served)
             reply = await start(served, options)
             try:
                 head = {"model": body.model, "created_at": _now()}
@@ -165,6 +172,28 @@ async def _answer(request: Request, body: OllamaRequest, options: Options, start
         return found[-1] | _joined(found)
 
     return JSONResponse(await until_gone(request, whole()))
+
+
+@router.post("/embed")
+async def embeddings(body: OllamaEmbedRequest, request: Request) -> Response:
+    """Vectors of texts, as /v1/embeddings makes them."""
+
+    async def answer() -> dict[str, Any]:
+        began = time.monotonic()
+        async with request.app.state.pool.use(body.model) as served:
+            loaded = time.monotonic()
+            prompts: list[Any] = [body.input] if isinstance(body.input, str) else list(body.input)
+            vectors, num_tokens = await embed(served, prompts, body.dimensions, request)
+            return {
+                "model": body.model,
+                "embeddings": [vector.tolist() for vector in vectors],
+                "pooling": served.model.pooling,
+                "total_duration": int((time.monotonic() - began) * 1e9),
+                "load_duration": int((loaded - began) * 1e9),
+                "prompt_eval_count": num_tokens,
+            }
+
+    return JSONResponse(await until_gone(request, answer()))
 
 
 class _Calls:
@@ -219,12 +248,9 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _options(body: OllamaRequest) -> Options:
-    from freehold.text import grammar
-
-    given = body.options.model_dump(exclude_none=True) if body.options else {}
-    sampling: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "top_k": 40}
-    stop = given.pop("stop", [])
-    sampling["stop"] = [text for text in ([stop] if isinstance(stop, str) else stop) if text]
+    given = body.options.model_dump(exclude_none=True, exclude={"num_ctx", "stop"}) if body.options else {}
+    sampling: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "top_k": 40}  # Ollama's defaults
+    sampling["stop"] = stop_texts(body.options.stop if body.options else None)
     limit = given.pop("num_predict", -1)
     sampling["max_tokens"] = limit if limit > 0 else 1 if limit == 0 else None
     if "repeat_penalty" in given:
@@ -232,17 +258,25 @@ def _options(body: OllamaRequest) -> Options:
     if "seed" in given:
         sampling["seed"] = given.pop("seed") % (1 << 64)
     sampling |= given
-    sampling["top_p"] = sampling["top_p"] or 1e-9
-    options = Options(sampling=sampling)
-    if body.format == "json":
-        options.grammar = grammar.json_object()
-    elif body.format:
-        options.grammar = grammar.json_schema(body.format)
-    if body.think is not None:
-        options.variables = {"enable_thinking": bool(body.think), "thinking": bool(body.think)}
-        if isinstance(body.think, str):
-            options.variables["reasoning_effort"] = body.think
-    return options
+    sampling["top_p"] = least_top_p(sampling["top_p"])
+    thinks = None if body.think is None else bool(body.think)
+    variables = thinking_variables(thinks)
+    if isinstance(body.think, str):
+        variables["reasoning_effort"] = body.think
+    grammar, schema = response_grammar(_response_format(body.format))
+    return Options(sampling=sampling, grammar=grammar, answer_schema=schema, variables=variables, thinks=thinks)
+
+
+def _response_format(format: Any) -> dict[str, Any] | None:
+    if format == "json":
+        return {"type": "json_object"}
+    return {"type": "json_schema", "schema": format} if format else None
+
+
+def _check_context(body: OllamaRequest, served: Served) -> None:
+    wanted, there = (body.options.num_ctx if body.options else None) or 0, served.model.info["context"]
+    if wanted > there:
+        raise ServeError(400, f"num_ctx: the model is served with a context of {there} tokens, got {wanted}")
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,13 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from freehold.serve.body import JsonRoute
 from freehold.serve.chat import template_messages
 from freehold.serve.errors import ServeError
 from freehold.serve.pool import ModelPool
-from freehold.serve.shapes import DetokenizeRequest, TokenizeRequest
+from freehold.serve.shapes.common import DetokenizeRequest, TokenizeRequest
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.get("/health")
@@ -22,9 +23,9 @@ async def health() -> Response:
 @router.get("/ready")
 async def ready(request: Request) -> Response:
     """A model is loaded and requests are taken."""
-    if request.app.state.draining:
+    if request.app.state.guard.draining:
         raise ServeError(503, "the server is stopping", "draining", retry_after_s=5)
-    if not request.app.state.pool.is_ready:
+    if not request.app.state.pool.loaded:
         raise ServeError(503, "the model is being loaded", "loading", retry_after_s=1)
     return JSONResponse({"status": "ready"})
 
@@ -48,9 +49,8 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
             tokens = await asyncio.to_thread(model.chat_tokens, messages)
         else:
             tokens = await model.atokenize(body.prompt or "")
-            bos = model.tokenizer.bos_id
-            if body.add_special_tokens and model.tokenizer.add_bos and bos is not None:
-                tokens = [bos, *tokens]
+            if body.add_special_tokens:
+                tokens = [*model.tokenizer.prefix_ids, *tokens]
         return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": model.info["context"]})
 
 

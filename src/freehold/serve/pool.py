@@ -1,40 +1,46 @@
 """The models of one server: loaded when they are asked for, unloaded by least use when memory is short."""
 
 import asyncio
-import logging
+import hashlib
+import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import freehold
-from freehold.api import Completion, Model
+from freehold.api import Model
 from freehold.errors import FreeholdError, MemoryBudgetError
 from freehold.serve.errors import ServeError
+from freehold.serve.logs import log, note
+from freehold.serve.metrics import Metrics
 from freehold.serve.settings import Settings
+from freehold.serve.thinking import reasoning_efforts
 from freehold.store.catalogue import CATALOGUE
+from freehold.store.references import source_of
 from freehold.text.reply import ReplyFormat
-
-log = logging.getLogger("freehold.serve")
 
 
 class Served:
     """A loaded model with what the protocols need of it."""
 
-    def __init__(self, name: str, model: Model, on_reply: Callable[[str, Completion], None]):
-        self.name, self.model, self._on_reply = name, model, on_reply
+    def __init__(self, name: str, model: Model, metrics: Metrics):
+        self.name, self.model, self.metrics = name, model, metrics
         self.loaded_at = self.used_at = time.time()
         self.users = 0
-        tokenizer = model.tokenizer
-        source = model.template.source if model.has_template else None
-        self.format = ReplyFormat.detect(source, tokenizer.special_tokens)
+        template = model.template if model.has_template else None
+        self.format = ReplyFormat.detect(template.source if template else None, model.tokenizer.special_tokens)
+        self.reasoning_efforts = reasoning_efforts(template, self.format)
         self._grammars: Any = None
         self._lock = threading.Lock()
 
-    def replied(self, completion: Completion) -> None:
-        self._on_reply(self.name, completion)
+    @property
+    def memory_bytes(self) -> int:
+        memory = self.model.info["memory"]
+        cache = memory["kv_bytes_per_token"] * self.model.info["kv_tokens"]
+        return memory["weights_bytes"] + memory["activations_bytes"] + cache
 
     def matcher(self, grammar: str) -> Any:
         """A constraint for one reply. Takes a second at the first call: not for the event loop."""
@@ -47,22 +53,23 @@ class Served:
 
 
 class ModelPool:
-    def __init__(self, settings: Settings, on_reply: Callable[[str, Completion], None]):
-        self._settings, self._on_reply = settings, on_reply
+    """Raises RequestError for two models of one name."""
+
+    def __init__(self, settings: Settings, metrics: Metrics):
+        self._settings, self._metrics = settings, metrics
         refs = settings.models or (CATALOGUE[0].name,)
         self.refs = {_name(ref): ref for ref in refs}  # by the name under which it is served
         if len(self.refs) < len(refs):
-            raise ServeError(400, "two models have the same name")
+            raise freehold.errors.RequestError(f"two models of one name: {', '.join(map(_name, refs))}")
         self.loaded: dict[str, Served] = {}
+        self.failure: FreeholdError | None = None  # why the first model could not be loaded
+        self._described: dict[str, dict[str, Any]] = {}
+        self._digests: dict[str, str] = {}
         self._lock = asyncio.Lock()
 
     @property
     def default(self) -> str:
         return next(iter(self.refs))
-
-    @property
-    def is_ready(self) -> bool:
-        return self.default in self.loaded or bool(self.loaded)
 
     def resolve(self, name: str | None) -> str:
         """The name of a served model. Raises ServeError for another."""
@@ -102,13 +109,42 @@ class ModelPool:
             raise ServeError(409, f"model {name!r}: {served.users} requests use it", "in_use")
         del self.loaded[name]
         await asyncio.to_thread(served.model.close)
-        log.info("model unloaded", extra={"fields": {"model": name}})
+        note("model unloaded", model=name)
         return True
 
     def close(self) -> None:
         for served in self.loaded.values():
             served.model.close()
         self.loaded.clear()
+
+    async def facts(self, name: str) -> dict[str, Any]:
+        """What the model is, loaded or not; `sha256` is None until the file has been read for it."""
+        served = self.loaded.get(name)
+        if served is None and name not in self._described:
+            context = self._settings.context
+            self._described[name] = await asyncio.to_thread(_describe, self.refs[name], context)
+        info = served.model.info if served else self._described[name]
+        return info | {"sha256": info["sha256"] or self._digests.get(name)}
+
+    def compute_digests(self) -> None:
+        """Read the files for their digests, in a thread that yields to all other work."""
+        threading.Thread(target=self._read_digests, daemon=True, name="freehold-digests").start()
+
+    def _read_digests(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        for name, ref in self.refs.items():
+            if Path(ref).is_file():
+                with Path(ref).open("rb") as file:
+                    self._digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+
+    async def load_first(self) -> None:
+        """Load the default model; what goes wrong is said and ends the server."""
+        try:
+            await self.get(self.default)
+        except FreeholdError as error:
+            log.error("model not loaded", extra={"fields": {"model": self.default, "error": str(error)}})
+            self.failure = error
+            raise
 
     async def _load(self, name: str) -> Served:
         began = time.monotonic()
@@ -121,32 +157,36 @@ class ModelPool:
                 if not idle:
                     raise
                 await self.unload(min(idle, key=lambda served: served.used_at).name)
-        served = self.loaded[name] = Served(name, model, self._on_reply)
-        fields = {"model": name, "seconds": round(time.monotonic() - began, 3), "context": model.info["context"]}
-        log.info("model loaded", extra={"fields": fields})
+        served = self.loaded[name] = Served(name, model, self._metrics)
+        note("model loaded", model=name, seconds=round(time.monotonic() - began, 3), context=model.info["context"])
         return served
 
     def _open(self, name: str) -> Model:
         settings = self._settings
-        context = settings.context
-        if context is not None:
-            context = min(context, freehold.describe(self.refs[name])["trained_context"])
+        left = None
+        if settings.memory_bytes is not None:
+            left = max(0, settings.memory_bytes - sum(served.memory_bytes for served in self.loaded.values()))
         return freehold.load(
             self.refs[name],
             threads=settings.threads,
-            context=context,
+            context=_context(self.refs[name], settings.context),
             kv_format=settings.kv_type,
             max_waiting=settings.max_waiting,
+            memory_bytes=left,
         )
 
-    async def load_first(self) -> None:
-        """Load the default model; what goes wrong is said and ends the server."""
-        try:
-            await self.get(self.default)
-        except FreeholdError as error:
-            log.error("model not loaded", extra={"fields": {"model": self.default, "error": str(error)}})
-            raise
+
+def _context(ref: str, wanted: int | None) -> int | None:
+    """Of several models one may be trained for less than is wanted of all."""
+    return None if wanted is None else min(wanted, freehold.describe(ref)["trained_context"])
+
+
+def _describe(ref: str, context: int | None) -> dict[str, Any]:
+    return freehold.describe(ref, context=_context(ref, context))
 
 
 def _name(ref: str) -> str:
-    return Path(ref).stem if "/" in ref or ref.endswith(".gguf") else ref
+    if source_of(ref):
+        return ref.partition(":")[2]
+    path = Path(ref)
+    return path.stem if path.suffix == ".gguf" else path.resolve().name if path.is_dir() else ref

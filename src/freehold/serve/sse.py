@@ -2,21 +2,20 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from freehold.serve.errors import body, of_error
+from freehold.serve.logs import log, note
 
-log = logging.getLogger("freehold.serve")
+LOOK_S = 0.25
+MAX_LOOKS = 4  # at a client that takes nothing while its buffers are full: then it is cut off
 T = TypeVar("T")
 
-
-def encode(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one at each call
 
 
 def event(value: Any, name: str | None = None) -> str:
@@ -30,15 +29,24 @@ def line(value: Any) -> str:
 
 
 class EventStream(Response):
-    """Sends what `events` yields. When the client goes, the generator is closed, and with it its requests.
+    """Sends what `events` yields. When the client goes or reads too slowly, the generator is closed, and with it its
+    requests.
 
     An error before the first event is an ordinary answer; after it, an event like `error_event` makes it.
     """
 
-    def __init__(self, events: AsyncGenerator[str, None], request: Request, error_event: Any, media_type: str):
+    def __init__(
+        self,
+        events: AsyncGenerator[str, None],
+        request: Request,
+        error_event: Callable[[dict[str, Any]], str],
+        media_type: str = "text/event-stream",
+    ):
         self._events, self._request, self._error_event = events, request, error_event
         self.media_type = media_type
         self.status_code, self.background = 200, None
+        self._sent = 0  # sends begun
+        self._is_sending = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -55,7 +63,7 @@ class EventStream(Response):
         sending = asyncio.ensure_future(self._send_all(first, scope, send))
         gone = asyncio.ensure_future(_gone(self._request))
         try:
-            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
+            await self._watch(sending, gone)
         finally:
             gone.cancel()
             if not sending.done():
@@ -63,21 +71,36 @@ class EventStream(Response):
             await asyncio.gather(sending, gone, return_exceptions=True)
             await self._events.aclose()
 
+    async def _watch(self, sending: asyncio.Future[None], gone: asyncio.Future[None]) -> None:
+        seen, looks = -1, 0
+        while not (sending.done() or gone.done()):
+            await asyncio.wait((sending, gone), timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            looks = looks + 1 if self._is_sending and self._sent == seen else 0
+            seen = self._sent
+            if looks >= MAX_LOOKS:
+                note("a slow reader is cut off", id=self._request.state.caller.id)
+                return
+
     async def _send_all(self, first: str | None, scope: Any, send: Any) -> None:
+        async def send_text(text: str, more: bool = True) -> None:
+            self._sent += 1
+            self._is_sending = True
+            await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
+            self._is_sending = False
+
         try:
             if first is not None:
-                await send({"type": "http.response.body", "body": first.encode(), "more_body": True})
+                await send_text(first)
             async for text in self._events:
-                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                await send_text(text)
         except OSError:
             return
         except Exception as error:
             answer = of_error(error)
-            if answer.status >= 500:
+            if answer.status == 500:
                 log.error("a reply failed", exc_info=error)
-            text = self._error_event(body(answer, scope["path"]))
-            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send_text(self._error_event(body(answer, scope["path"])))
+        await send_text("", more=False)
 
 
 class ClientGone(Exception):

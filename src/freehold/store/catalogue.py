@@ -19,6 +19,7 @@ class CatalogueEntry:
     num_bytes: int
     description: str
     sha256: str | None = None  # of the model's file, where it is a single one
+    template_sha256: str = ""  # of the lab's chat template; empty where it is not known
 
     @property
     def memory_bytes(self) -> int:
@@ -50,6 +51,7 @@ CATALOGUE = (
         num_bytes=98362432,
         description="SmolLM2-135M-Instruct (Q4_1)",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        template_sha256="872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",
     ),
     _entry("smollm2-1.7b", "Hugging Face", "smollm", "HuggingFaceTB/SmolLM2-1.7B-Instruct", "Apache-2.0", 1.7, 1.7),
     _entry("qwen2.5-0.5b", "Alibaba", "qwen", "Qwen/Qwen2.5-0.5B-Instruct", "Apache-2.0", 0.49, 0.49),

@@ -101,20 +101,25 @@ class Matcher:
 class AfterReasoning:
     """Lets a model think before it answers: at most `budget` tokens of reasoning, then `answer`'s constraint.
 
-    `closing` is the text that ends the reasoning; past the budget its tokens are forced. With `whole`, the constraint
-    is one of the reply from its beginning, reasoning included.
+    `opening` is the text that begins the reasoning, None where the prompt has begun it; `closing` the text after which
+    the answer comes, `forced` what is forced when the budget is spent and holds `closing`. With `whole`, the
+    constraint is one of the reply from its beginning, reasoning included.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        closing: str,
         *,
+        opening: str | None,
+        closing: str,
+        forced: str,
         budget: int | None = None,
         answer: Any = None,
         whole: bool = False,
     ):
-        self._tokenizer, self._closing, self._budget = tokenizer, closing, budget
+        self._tokenizer, self._budget = tokenizer, budget
+        self._opening = opening.encode() if opening else None
+        self._closing, self._forced = closing.encode(), forced
         self._answer, self._whole = answer, whole
         self._tail, self._spent, self._closed = b"", 0, False
 
@@ -129,16 +134,27 @@ class AfterReasoning:
         if self._answer and (self._closed or self._whole):
             self._answer.accept(token)
         if not self._closed:
+            self._note(token)
+
+    def _note(self, token: int) -> None:
+        longest = max(len(self._closing), len(self._opening or b""))
+        piece = self._tokenizer.piece(token)
+        self._tail = (self._tail + piece)[-longest - len(piece) :]
+        self._closed = self._closing in self._tail
+        if self._opening is None:
             self._spent += 1
-            self._tail = (self._tail + self._tokenizer.piece(token))[-4 * len(self._closing) - 64 :]
-            self._closed = self._closing.encode() in self._tail
+        elif self._opening in self._tail:
+            self._opening = None
 
     def forced(self) -> list[int]:
-        if self._closed or self._budget is None or self._spent < self._budget:
+        if self._closed or self._opening is not None or self._budget is None or self._spent < self._budget:
             return []
-        tokens = self._tokenizer.encode(self._closing, special=True)
+        tokens = self._tokenizer.encode(self._forced, special=True)
         for token in tokens:
-            self.accept(token)
+            if self._answer and self._whole:
+                self._answer.accept(token)
+            if not self._closed:
+                self._note(token)
         return tokens
 
 

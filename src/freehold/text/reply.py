@@ -47,6 +47,18 @@ class ReplyFormat:
     _detected: Detected = field(repr=False)
     _special: Mapping[str, int | None] = field(repr=False)
 
+    @property
+    def answer_opening(self) -> str | None:
+        """The text after which the answer comes; None: that which closes the reasoning."""
+        return harmony.FINAL if self._detected.is_harmony else None
+
+    @property
+    def forced(self) -> str:
+        """What closes the reasoning and begins the answer, as the family's replies have it."""
+        if self._detected.is_harmony:
+            return f"{harmony.END}{harmony.START}assistant{harmony.FINAL}"
+        return f"\n{self.reasoning[1]}\n\n" if self.reasoning else ""
+
     @classmethod
     def detect(cls, template_source: str | None, special_tokens: Iterable[str] | Mapping[str, int]) -> "ReplyFormat":
         """By deciding texts in the chat template and the texts of the special tokens.
@@ -77,12 +89,14 @@ class ReplyFormat:
         choice: str,
         parallel: bool,
         prompt_tail: str | None = None,
+        answer_schema: Any = None,
     ) -> str | None:
         """A Lark grammar for llguidance of the whole reply: reasoning, then answer or calls with sound arguments.
 
         `choice` is "auto", "required", "none" or a tool's name. Given `prompt_tail`, the end of the prompt, the
         grammar holds the reply to close the reasoning that the prompt has opened and allows none where it has closed
         it; without, reasoning may also be closed that was never opened, and text may come before a required call.
+        Given `answer_schema`, an answer that is no call is JSON of this schema.
 
         Returns None where calls cannot be constrained: the family writes none; "none" where any beginning of an answer
         may be a call (Llama, GLM-4-0414); a schema with conditions on the arguments as a whole (anyOf, $ref, … at its
@@ -97,11 +111,13 @@ class ReplyFormat:
         grammar = Grammar(self._special)
         offered = list(known.values())
         try:
+            text = None if answer_schema is None else grammar.json(answer_schema, _root(answer_schema))
             if self._detected.is_harmony:
-                return grammar.render(harmony.write(grammar, offered, choice))
+                return grammar.render(harmony.write(grammar, offered, choice, text))
             if self._detected.tools is None or not offered:
                 return None
-            body = _answer_grammar(grammar, self._detected, offered, choice, parallel, prompt_tail is not None)
+            strict = prompt_tail is not None
+            body = _answer_grammar(grammar, self._detected, offered, choice, parallel, strict, text)
             return grammar.render(grammar.sequence(self._reasoning_grammar(grammar, prompt_tail), body))
         except UnconstrainableError:
             return None
@@ -129,12 +145,20 @@ def _opened(format: Detected, prompt_tail: str) -> bool:
 
 
 def _answer_grammar(
-    grammar: Grammar, format: Detected, tools: list[Tool], choice: str, parallel: bool, strict: bool
+    grammar: Grammar,
+    format: Detected,
+    tools: list[Tool],
+    choice: str,
+    parallel: bool,
+    strict: bool,
+    text: str | None,
 ) -> str:
-    """The part of the reply after the reasoning; `strict`: it is known where that ends."""
+    """The part of the reply after the reasoning; `strict`: it is known where that ends; `text`: what answers are."""
     writes = format.tools
     assert writes is not None
     answer = writes.answer()
+    if text is not None and (answer is not None or choice == "none"):
+        raise UnconstrainableError  # JSON that answers looks like a call
     if choice == "none":
         if answer is not None:
             raise UnconstrainableError
@@ -147,6 +171,9 @@ def _answer_grammar(
         return grammar.sequence(grammar.newlines(), opening, calls)
     if answer is not None:
         return f"({grammar.text(answer)} | {grammar.sequence(opening, calls)})"
+    if text is not None:
+        called = grammar.sequence(grammar.newlines(), opening, calls)
+        return f"({grammar.sequence(grammar.newlines(), _text_grammar(grammar, format, text))} | {called})"
     return f"({_text_grammar(grammar, format, grammar.text())} | {grammar.upto(writes.opening)} {calls})"
 
 
@@ -156,6 +183,10 @@ def _text_grammar(grammar: Grammar, format: Detected, text: str) -> str:
         return text
     first, last = map(grammar.literal, format.wrapper)
     return f"({text} | {grammar.newlines()} {first} {text} {last} {grammar.newlines()})"
+
+
+def _root(schema: Any) -> Mapping[str, Any]:
+    return schema if isinstance(schema, Mapping) else {}
 
 
 class ReplyParser:

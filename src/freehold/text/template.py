@@ -10,9 +10,12 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from freehold.errors import TemplateError
+from freehold.text.published import SpecialTokens
+from freehold.text.template_files import published_templates
 from freehold.text.tokenizer import Tokenizer
 
 MAX_ITERATIONS = 1_000_000  # of all loops of one rendering
@@ -24,11 +27,12 @@ _PADDING_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs"}
 
 
 class ChatTemplate:
-    """One template's source, compiled at first use."""
+    """One template's source, compiled at first use; and another's for conversations with tools, where there is one."""
 
-    def __init__(self, source: str, variables: Mapping[str, str]):
+    def __init__(self, source: str, variables: Mapping[str, str], tools_source: str | None = None):
         self.source = source
         self._variables = dict(variables)
+        self._with_tools = ChatTemplate(tools_source, variables) if tools_source else None
         self._compiled: Any = None
 
     @classmethod
@@ -41,6 +45,16 @@ class ChatTemplate:
         ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
         return cls(source, {name: tokenizer.token_text(token) for name, token in ids.items() if token is not None})
 
+    @classmethod
+    def from_folder(cls, folder: Path) -> "ChatTemplate | None":
+        """Of a folder as a lab publishes it; None when it has none. Raises ModelFileError."""
+        names = SpecialTokens(folder)
+        templates = published_templates(folder, names)
+        default = templates.get("default", templates.get("tool_use"))
+        if default is None:
+            return None
+        return cls(default, names.named, templates.get("tool_use"))
+
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.source.encode()).hexdigest()
@@ -50,6 +64,12 @@ class ChatTemplate:
         if self._compiled is None:
             self._compiled = _compile(self.source)
         return self._compiled
+
+    def variable_names(self) -> set[str]:
+        """What the template reads and does not make itself. Raises as jinja2 does."""
+        from jinja2 import meta
+
+        return meta.find_undeclared_variables(environment().parse(self.source))
 
     def render(
         self,
@@ -65,6 +85,9 @@ class ChatTemplate:
         """
         from jinja2.exceptions import TemplateError as JinjaError
 
+        if tools and self._with_tools:
+            more = {"tools": tools, "add_generation_prompt": add_generation_prompt, **variables}
+            return self._with_tools.render(messages, **more)
         budget = _Budget()
         given = dict(messages=list(messages), tools=tools, documents=None, add_generation_prompt=add_generation_prompt)
         try:
@@ -163,11 +186,11 @@ def _strftime_now(pattern: str) -> str:
 def _compile(source: str) -> Any:
     if len(source) > _MAX_SOURCE_CHARACTERS:
         raise TemplateError(f"chat template: {len(source)} characters long, {_MAX_SOURCE_CHARACTERS} are allowed")
-    environment = _environment()
-    return environment.from_string(source)
+    return environment().from_string(source)
 
 
-def _environment() -> Any:
+def environment() -> Any:
+    """The jinja2 environment that templates are compiled in; its syntax trees have their loops counted."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -214,8 +237,8 @@ def _environment() -> Any:
             _check_call(function, arguments)
             return super().call(context, function, *arguments, **keywords)
 
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = _tojson
+    sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    sandbox.filters["tojson"] = _tojson
     for name in (
         "center",
         "indent",
@@ -229,9 +252,9 @@ def _environment() -> Any:
         "xmlattr",
         "pprint",
     ):
-        environment.filters[name] = _bounded_filter(environment.filters[name], name)
-    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "_counted": _Counted}
-    return environment
+        sandbox.filters[name] = _bounded_filter(sandbox.filters[name], name)
+    sandbox.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "_counted": _Counted}
+    return sandbox
 
 
 def _bounded_filter(function: Any, name: str) -> Any:
@@ -274,12 +297,14 @@ def encode_chat(
     hidden: list[str] = []
     safe = [_hide(message, tokenizer, hidden) for message in messages]
     text = template.render(safe, tools=_hide(tools, tokenizer, hidden), **variables)
-    ids: list[int] = []
-    for piece in tokenizer.split_control(text):
-        ids += [piece] if isinstance(piece, int) else tokenizer.encode(_show(piece, hidden))
-    if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
-        ids.insert(0, tokenizer.bos_id)
-    return ids
+    if hidden:
+        ids: list[int] = []
+        for piece in tokenizer.split_control(text):
+            ids += [piece] if isinstance(piece, int) else tokenizer.encode(_show(piece, hidden), first=not ids)
+    else:
+        ids = tokenizer.encode(text, special=True)
+    prefix = list(tokenizer.chat_prefix_ids)
+    return ids if ids[: len(prefix)] == prefix else prefix + ids
 
 
 def _hide(value: Any, tokenizer: Tokenizer, hidden: list[str]) -> Any:

@@ -3,13 +3,13 @@
 The header is read natively (csrc/formats/gguf.cpp): a vocabulary of 150,000 strings takes Python a second.
 """
 
-import mmap
 import re
 from pathlib import Path
 from typing import Any
 
 from freehold import _native
 from freehold.errors import FreeholdError, ModelFileError, ModelNotFoundError
+from freehold.files import map_file
 from freehold.weights.checkpoint import Checkpoint
 from freehold.weights.tensors import Tensor
 
@@ -61,7 +61,7 @@ def _check_split(path: Path, metadata: dict[str, Any], number: int, count: int) 
 
 
 def _open_one(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    mapping = _map(path)
+    mapping = map_file(path)
     view = memoryview(mapping)
     try:
         _, metadata, entries = _native.read_gguf(view)
@@ -72,17 +72,3 @@ def _open_one(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         for name, shape, form, offset, size in entries
     }
     return metadata, tensors
-
-
-def _map(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ModelNotFoundError(f"{path}: is a folder, expected a .gguf file") from None
-    except ValueError:
-        raise ModelFileError(f"{path}: the file is empty") from None
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None

@@ -15,6 +15,8 @@ from freehold.errors import ModelFileError, UnsupportedError
 
 PLAIN_BYTES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes of a value, in formats without blocks
 
+RUN = tuple(_native.formats())
+
 
 class _Derivable:
     """What can be made of a tensor's bytes: rows of blocks of its format, the last axis within a row."""
@@ -27,6 +29,13 @@ class _Derivable:
     def dequantize(self) -> Any:
         """The values as a float32 array of `shape`."""
         return _native.dequantize(self.format, self.data).reshape(self.shape)
+
+    def check(self) -> None:
+        """Raises UnsupportedError for a format that is not run."""
+        if self.format not in RUN:
+            raise UnsupportedError(
+                f"{self.name}: {self.format} is not a format that runs", f"those are {', '.join(RUN)}"
+            )
 
     def derived(self, shape: tuple[int, ...], make: Callable[[], Any], form: str | None = None) -> "DerivedTensor":
         """One whose bytes are those of the array that `make()` gives."""
@@ -94,6 +103,14 @@ class Tensor(_Derivable):
         """The matrices of a tensor of three dimensions, where they lie."""
         return [self._rows(i, 1, self.shape[1:]) for i in range(self.shape[0])]
 
+    @property
+    def places(self) -> list[tuple[Path, int]] | None:
+        """Where each of its matrices lies; None where one is not mapped from a file."""
+        if self.place is None or len(self.shape) != 3:
+            return self.place and [self.place]
+        (path, start), size = self.place, self.data.nbytes // self.shape[0]
+        return [(path, start + i * size) for i in range(self.shape[0])]
+
     def _rows(self, start: int, count: int, shape: tuple[int, ...]) -> "Tensor":
         row = self.data.nbytes // self.shape[0]
         place = self.place and (self.place[0], self.place[1] + start * row)
@@ -131,6 +148,7 @@ class DerivedTensor(_Derivable):
     make: Callable[[], Any] = field(repr=False)
     source: Any = field(repr=False)
     place: ClassVar[None] = None
+    places: ClassVar[None] = None
 
     @property
     def data(self) -> memoryview:
@@ -148,6 +166,20 @@ class DerivedTensor(_Derivable):
         self.source.release()
 
 
+class TurnedTensor(DerivedTensor):
+    """A quantized matrix as (inputs, outputs): its transpose is the matrix as it lies, which loses nothing."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, matrix: DerivedTensor) -> "TurnedTensor":
+        rows, cols = matrix.shape
+        return cls(matrix.name, (cols, rows), "F32", lambda: matrix.dequantize().T, matrix)
+
+    def transpose(self) -> "AnyTensor":
+        return self.source
+
+
 @dataclass(frozen=True, slots=True)
 class StackedTensor:
     """Matrices of one shape that lie in different places, as one tensor (parts, outputs, inputs)."""
@@ -163,6 +195,12 @@ class StackedTensor:
     def format(self) -> str:
         return self.parts[0].format
 
+    @property
+    def places(self) -> list[tuple[Path, int]] | None:
+        """As `Tensor.places`."""
+        places = [part.place for part in self.parts if part.place]
+        return places if len(places) == len(self.parts) else None
+
     def dequantize(self) -> Any:
         """The values as a float32 array of `shape`."""
         import numpy
@@ -173,6 +211,10 @@ class StackedTensor:
         """Let go of the memory behind its parts."""
         for part in self.parts:
             part.release()
+
+    def check(self) -> None:
+        for part in self.parts:
+            part.check()
 
     def transpose(self) -> "StackedTensor":
         return StackedTensor(self.name, tuple(part.transpose() for part in self.parts))

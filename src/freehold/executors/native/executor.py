@@ -5,8 +5,16 @@ from typing import Any
 
 from freehold import _native, ops
 from freehold.errors import EngineError, RequestError, UnsupportedError
+from freehold.executors.native.experts import ExpertMemory, add_experts, native_glu, packed_bytes, pageable
 from freehold.executors.native.fuse import Step, fuse
-from freehold.executors.native.plan import MAX_LOGIT_ROWS, Cache, matrices, packed_bytes, plan_buffers
+from freehold.executors.native.plan import (
+    MAX_LOGIT_ROWS,
+    Cache,
+    final_norm,
+    matrices,
+    plan_buffers,
+    selected_rows,
+)
 from freehold.executors.native.trace import Call, Parameter, trace
 
 
@@ -25,7 +33,11 @@ def make_pool(threads: int | None = None) -> Any:
 
 
 class NativeExecutor:
-    """Runs steps of one model; see `engine.executor.Executor` for the face that the engine uses."""
+    """Runs steps of one model; see `engine.executor.Executor` for the face that the engine uses.
+
+    `experts_bytes`: memory for routed experts, which then stay in the file but for those used last; None: all of them
+    are repacked at load.
+    """
 
     max_logit_rows = MAX_LOGIT_ROWS
 
@@ -40,6 +52,7 @@ class NativeExecutor:
         kv_format: str = "f16",
         max_rows: int = 512,
         fusing: bool = True,
+        experts_bytes: int | None = None,
     ):
         if dtype not in (None, "float32"):
             raise RequestError(f"dtype {dtype!r}: expected None (as the file has it) or 'float32'")
@@ -56,26 +69,31 @@ class NativeExecutor:
         )
         calls, logits = trace(model, checkpoint)
         self._angles: dict[ops.Rope, int] = {}
-        self._weights = self._pack(matrices(calls), dtype)
+        staying = pageable(calls, dtype) if experts_bytes is not None else []
+        self._experts = ExpertMemory(staying, experts_bytes or 0) if staying else None
+        self._num_experts = sum(c.options["matrices"][0].shape[0] for c in calls if c.operation == "experts")
+        paged = self._experts.names if self._experts else ()
+        self._weights = self._pack([p for p in matrices(calls) if p.name not in paged], dtype)
         steps = fuse(calls, fusing)
-        self._buffers = plan_buffers(steps, self._program.buffer, logits)
+        self._final_norm, self._logits = final_norm(calls), logits
+        self._buffers = plan_buffers(steps, self._program.buffer, (selected_rows(calls), logits))
         for step in steps:
             getattr(self, f"_add_{step.kind}")(step)
         self._program.output(self._buffers[logits])
 
-    def _pack(self, matrices: list[Parameter], dtype: str | None) -> dict[str, Any]:
-        """The matrices repacked: those that lie in the file all at once, what is made first one by one."""
-        arena = _native.WeightArena(sum(packed_bytes(parameter, dtype) for parameter in matrices))
-        lying = [p for p in matrices if dtype is None and getattr(p.tensor, "place", None)]
-        tensors = [(t.format, *t.shape, t.data, True) for p in lying for t in _parts(p)]
-        weights = iter(_native.pack(self.pool, arena, tensors))
-        packed = {p.name: _joined(p, [next(weights) for _ in _parts(p)]) for p in lying}
-        for parameter in (p for p in matrices if p.name not in packed):
-            packed[parameter.name] = _joined(parameter, [self._pack_made(t, arena, dtype) for t in _parts(parameter)])
+    def _pack(self, parameters: list[Parameter], dtype: str | None) -> dict[str, list[Any]]:
+        """The matrices of each parameter repacked: those that lie in a file all at once, others one by one."""
+        arena = _native.WeightArena(sum(packed_bytes(parameter, dtype) for parameter in parameters))
+        lying = [p for p in parameters if dtype is None and p.tensor.places]
+        tensors = [(m.format, *m.shape, m.data, True) for p in lying for m in p.matrices]
+        packed = iter(_native.pack(self.pool, arena, tensors))
+        weights = {p.name: [next(packed) for _ in p.tensor.places] for p in lying}
+        for parameter in (p for p in parameters if p.name not in weights):
+            weights[parameter.name] = [self._pack_made(arena, matrix, dtype) for matrix in parameter.matrices]
             parameter.tensor.release()
-        return packed
+        return weights
 
-    def _pack_made(self, tensor: Any, arena: Any, dtype: str | None) -> Any:
+    def _pack_made(self, arena: Any, tensor: Any, dtype: str | None) -> Any:
         form, data = tensor.format, tensor.data
         if dtype == "float32" and form != "F32":
             form, data = "F32", memoryview(tensor.dequantize()).cast("B")
@@ -98,7 +116,7 @@ class NativeExecutor:
         projections = []
         for call, output in zip(group, outputs, strict=False):
             bias = call.options["bias"]
-            weight = self._weights[call.options["weight"].name]
+            weight = self._weights[call.options["weight"].name][0]
             projections.append((weight, bias.floats() if bias else [], self._buffers[output]))
         self._program.linear(
             name=_short_name(group[0].options["weight"].name, step.options.get("epilogue", "")),
@@ -108,10 +126,14 @@ class NativeExecutor:
             projections=projections,
             residual=self._buffers[residual] if residual is not None else -1,
             epilogue=step.options.get("epilogue", ""),
-            angles=self._rope_angles(rope) if rope else -1,
-            rotary_dim=rope.rotary_dim if rope else 0,
-            interleaved=rope.interleaved if rope else False,
+            rope=self._rope_options(rope) if rope else _native.RopeOptions(-1, 0, 0, False),
             layer=self._cache.layers.get(step.options.get("layer", 0), 0),
+        )
+
+    def _add_experts(self, step: Step) -> None:
+        norm = step.options["norm"]
+        add_experts(
+            self._program, step, self._buffers, _norm_weight(norm) if norm else [], self._weights, self._experts
         )
 
     def _rope_angles(self, rope: ops.Rope) -> int:
@@ -120,21 +142,15 @@ class NativeExecutor:
             self._program.rope_angles(list(rope.inverse_frequencies), rope.scale, self._angles[rope])
         return self._angles[rope]
 
+    def _rope_options(self, call: Call) -> Any:
+        rope = call.options["rope"]
+        return _native.RopeOptions(self._rope_angles(rope), call.options["first"], rope.rotary_dim, rope.interleaved)
+
     def _add_rope(self, step: Step) -> None:
         call = step.calls[0]
-        rope, heads = call.options["rope"], call.options["num_heads"]
+        heads = call.options["num_heads"]
         source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
-        angles = self._rope_angles(rope)
-        head_dim = call.output.width // heads
-        self._program.rope(
-            source, heads, head_dim, angles, rope.rotary_dim, rope.interleaved, out, call.options["first"]
-        )
-
-    def _add_layer_norm(self, step: Step) -> None:
-        call = step.calls[0]
-        source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
-        weight, bias = call.options["weight"].floats(), call.options["bias"].floats()
-        self._program.layer_norm(source, weight, bias, call.options["eps"], out)
+        self._program.rope(source, heads, call.output.width // heads, self._rope_options(call), out)
 
     def _add_attention(self, step: Step) -> None:
         call = step.calls[0]
@@ -144,8 +160,8 @@ class NativeExecutor:
             self._program.cache_write(k, v, layer)
         out = self._buffers[call.output]
         heads, scale, sinks = (call.options[name] for name in ("num_heads", "scale", "sinks"))
-        window = call.options["window"] or 0
-        self._program.attention(q, out, layer, heads, scale, window, sinks.floats() if sinks else [])
+        window, chunk = call.options["window"] or 0, call.options["chunk"] or 0
+        self._program.attention(q, out, layer, heads, scale, window, chunk, sinks.floats() if sinks else [])
 
     def _add_short_convolution(self, step: Step) -> None:
         parts = [
@@ -223,23 +239,50 @@ class NativeExecutor:
         self._program.select_keys(q, weights, keys, heads, top_k, out)
 
     def _add_rms_norm(self, step: Step) -> None:
+        source, out = self._buffers_of(step.calls[0])
+        self._program.rms_norm(source, _norm_weight(step.calls[0]), step.calls[0].options["eps"], out)
+
+    def _add_gated_rms_norm(self, step: Step) -> None:
         call = step.calls[0]
-        source, out = self._buffers[call.inputs[0]], self._buffers[call.output]
-        self._program.rms_norm(source, _norm_weight(call), call.options["eps"], out)
+        source, gate, out = self._buffers_of(call)
+        activation = getattr(_native.Activation, call.options["activation"])
+        self._program.gated_rms_norm(source, gate, _norm_weight(call), call.options["eps"], activation, out)
+
+    def _add_layer_norm(self, step: Step) -> None:
+        source, out = self._buffers_of(step.calls[0])
+        weight, bias, eps = (step.calls[0].options[name] for name in ("weight", "bias", "eps"))
+        self._program.layer_norm(source, weight.floats(), bias.floats(), eps, out)
 
     def _add_swiglu(self, step: Step) -> None:
-        self._program.swiglu(*(self._buffers[value] for value in (*step.calls[0].inputs, step.calls[0].output)))
+        gate, up, out = self._buffers_of(step.calls[0])
+        self._program.swiglu(gate, up, native_glu(step.calls[0].options["glu"]), out)
 
     def _add_add(self, step: Step) -> None:
-        self._program.add(*(self._buffers[value] for value in (*step.calls[0].inputs, step.calls[0].output)))
+        x, y, out = self._buffers_of(step.calls[0])
+        self._program.add(x, y, *step.calls[0].options["scales"], out)
+
+    def _add_sigmoid_gate(self, step: Step) -> None:
+        x, gate, out = self._buffers_of(step.calls[0])
+        self._program.gate(x, gate, _native.Activation.sigmoid, out)
+
+    def _add_scale_by_position(self, step: Step) -> None:
+        source, out = self._buffers_of(step.calls[0])
+        self._program.scale_by_position(source, step.calls[0].options["scale"], step.calls[0].options["step"], out)
 
     def _add_select_rows(self, step: Step) -> None:
-        self._program.select_rows(self._buffers[step.calls[0].inputs[0]], self._buffers[step.calls[0].output])
+        self._program.select_rows(*self._buffers_of(step.calls[0]))
+
+    def _buffers_of(self, call: Call) -> list[int]:
+        return [self._buffers[value] for value in (*call.inputs, call.output)]
 
     @property
     def info(self) -> dict[str, Any]:
         """What it runs with."""
-        return {"isa": self.pool.isa, "threads": self.pool.threads}
+        info = {"isa": self.pool.isa, "threads": self.pool.threads}
+        if self._num_experts:
+            absent = self._experts.total - self._experts.num_slots if self._experts else 0
+            info["experts"] = {"total": self._num_experts, "in_memory": self._num_experts - absent}
+        return info
 
     # The engine's face.
 
@@ -258,6 +301,19 @@ class NativeExecutor:
         """Logits of the last run's logit rows: float32 (rows, vocabulary)."""
         return self._program.logits()
 
+    def hidden(self) -> Any:
+        """Hidden states, after the final norm, of the last run's logit rows: float32 (rows, width)."""
+        import numpy
+
+        norm = self._final_norm
+        if norm is None:
+            raise UnsupportedError("embeddings: the model has no final norm")
+        self._program.output(self._buffers[norm.inputs[0]])
+        rows = self._program.logits().astype(numpy.float64)
+        self._program.output(self._buffers[self._logits])
+        rows /= numpy.sqrt((rows * rows).mean(-1, keepdims=True) + norm.options["eps"])
+        return (rows * numpy.array(_norm_weight(norm))).astype(numpy.float32)
+
     def copy_block(self, source: int, target: int) -> None:
         self._program.copy_block(source, target)
 
@@ -271,15 +327,6 @@ class NativeExecutor:
             before = totals.get(name, (0, 0.0))
             totals[name] = (before[0] + calls, before[1] + seconds)
         return sorted(((name, *total) for name, total in totals.items()), key=lambda row: -row[2])
-
-
-def _parts(parameter: Parameter) -> list[Any]:
-    """The matrices that a weight holds: itself, or those stacked in it."""
-    return parameter.tensor.parts if len(parameter.shape) == 3 else [parameter.tensor]
-
-
-def _joined(parameter: Parameter, packed: list[Any]) -> Any:
-    return packed if len(parameter.shape) == 3 else packed[0]
 
 
 def _norm_weight(call: Call) -> list[float]:

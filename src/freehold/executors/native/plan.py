@@ -7,6 +7,7 @@ from typing import Any
 
 from freehold import _native
 from freehold.errors import RequestError
+from freehold.executors.native.experts import activation_bytes, packed_bytes, pageable_bytes
 from freehold.executors.native.fuse import Step, fuse
 from freehold.executors.native.trace import Call, Parameter, Value, trace
 
@@ -15,9 +16,11 @@ STATE_BLOCK_PAGES = 8
 KV_FORMATS = ("f16", "bf16", "int8", "f32")
 
 
-def plan_buffers(steps: Sequence[Step], new_buffer: Callable[[int, bool], int], keep: Value) -> dict[Value, int]:
-    """Give each value a buffer; a buffer is used again once the last reader of its value is past."""
-    last_use: dict[Value, int] = {keep: len(steps)}
+def plan_buffers(
+    steps: Sequence[Step], new_buffer: Callable[[int, bool], int], keep: Iterable[Value]
+) -> dict[Value, int]:
+    """Give each value a buffer; one is used again once the last reader of its value is past, and never if to `keep`."""
+    last_use: dict[Value, int] = dict.fromkeys(keep, len(steps))
     for index, step in enumerate(steps):
         for value in step.reads + step.writes:
             last_use[value] = max(index, last_use.get(value, 0))
@@ -48,6 +51,7 @@ class MemoryPlan:
     block_bytes: int  # of one block of the cache
     block_size: int  # tokens of a block
     cache_formats: Mapping[str, str]  # what layers keep of the past (keys, latents, ...) -> its format
+    experts_bytes: int = 0  # of the weights: those of experts that may stay in the file
 
 
 class Cache:
@@ -93,28 +97,39 @@ def memory_plan(
     """What NativeExecutor with the same arguments will need, from shapes alone."""
     calls, logits = trace(model, checkpoint)
     weights = sum(packed_bytes(parameter, dtype) for parameter in matrices(calls))
-    activations = 0
+    activations = activation_bytes(calls, dtype, max_rows)
 
     def count(width: int, logit_rows: bool) -> int:
         nonlocal activations
         activations += 4 * width * (MAX_LOGIT_ROWS if logit_rows else max_rows)
         return activations
 
-    plan_buffers(fuse(calls), count, logits)
+    plan_buffers(fuse(calls), count, (selected_rows(calls), logits))
     cache = Cache(model, dtype=dtype, kv_format=kv_format)
-    return MemoryPlan(weights, activations, cache.layout.block_bytes, cache.block_size, cache.formats)
+    experts = pageable_bytes(calls, dtype)
+    block_bytes = cache.layout.block_bytes
+    return MemoryPlan(weights, activations, block_bytes, cache.block_size, cache.formats, experts)
+
+
+def selected_rows(calls: Sequence[Call]) -> Value:
+    """The rows whose logits are computed."""
+    return next(call.output for call in calls if call.operation == "select_rows")
+
+
+def final_norm(calls: Sequence[Call]) -> Call | None:
+    """The norm of the rows whose logits are computed."""
+    selected = selected_rows(calls)
+    return next((call for call in calls if call.operation == "rms_norm" and call.inputs[0] is selected), None)
 
 
 def matrices(calls: Iterable[Call]) -> list[Parameter]:
-    """Each weight, a matrix or a stack of them, once, in the order of its use."""
-    used = [call.options["weight"] for call in calls if call.operation in ("linear", "head_linear")]
-    return list({parameter.name: parameter for parameter in used}.values())
-
-
-def packed_bytes(parameter: Parameter, dtype: str | None) -> int:
-    *stacked, rows, columns = parameter.shape
-    form = "F32" if dtype == "float32" else parameter.tensor.format
-    return math.prod(stacked) * _native.packed_bytes(form, rows, columns)
+    """Each weight once, in the order of its use."""
+    used = {}
+    for call in calls:
+        own = [call.options["weight"]] if call.operation in ("linear", "head_linear") else ()
+        for parameter in own or call.options.get("matrices", ()):
+            used[parameter.name] = parameter
+    return list(used.values())
 
 
 def _kv_format(dtype: str | None, kv_format: str) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from freehold import ops
-from freehold.errors import UnsupportedError
 from freehold.models.parameters import Parameters, named_parameters
 
 
@@ -50,14 +49,23 @@ class Graph:
     def rms_norm(self, x: Value, weight: "Parameter | None", eps: float, num_heads: int, offset: float) -> Value:
         return self._call("rms_norm", (x,), x.width, weight=weight, eps=eps, num_heads=num_heads, offset=offset)
 
+    def gated_rms_norm(
+        self, x: Value, gate: Value, weight: "Parameter", eps: float, num_heads: int, activation: str
+    ) -> Value:
+        options = {"weight": weight, "offset": 0.0, "eps": eps, "num_heads": num_heads, "activation": activation}
+        return self._call("gated_rms_norm", (x, gate), x.width, **options)
+
+    def layer_norm(self, x: Value, weight: "Parameter", bias: "Parameter", eps: float) -> Value:
+        return self._call("layer_norm", (x,), x.width, weight=weight, bias=bias, eps=eps)
+
+    def scale_by_position(self, x: Value, positions: Value, scale: float, step: float) -> Value:
+        return self._call("scale_by_position", (x,), x.width, scale=scale, step=step)
+
     def linear(self, x: Value, weight: "Parameter", bias: "Parameter | None") -> Value:
         return self._call("linear", (x,), weight.shape[0], weight=weight, bias=bias)
 
     def rope(self, x: Value, positions: Value, rope: ops.Rope, num_heads: int, first: int) -> Value:
         return self._call("rope", (x,), x.width, rope=rope, num_heads=num_heads, first=first)
-
-    def layer_norm(self, x: Value, weight: "Parameter", bias: "Parameter", eps: float) -> Value:
-        return self._call("layer_norm", (x,), x.width, weight=weight, bias=bias, eps=eps)
 
     def attention(
         self,
@@ -72,9 +80,8 @@ class Graph:
         chunk: int | None,
         sinks: "Parameter | None",
     ) -> Value:
-        if chunk is not None:
-            raise UnsupportedError("attention with chunks: the native executor does not have this operation")
-        options = {"num_heads": heads, "num_kv_heads": kv_heads, "scale": scale, "window": window, "sinks": sinks}
+        options = {"num_heads": heads, "num_kv_heads": kv_heads, "scale": scale, "sinks": sinks}
+        options |= {"window": window, "chunk": chunk}
         return self._call("attention", (q, k, v), q.width, layer=cache, **options)
 
     def short_convolution(self, x: Value, weight: "Parameter", cache: int, state: str) -> Value:
@@ -131,14 +138,26 @@ class Graph:
         return self._call("select_keys", (q, k, weights), top_k, layer=cache)
 
     def swiglu(self, gate: Value, up: Value, glu: ops.Glu) -> Value:
-        if glu != ops.Glu():
-            raise UnsupportedError(f"swiglu of {glu}: the native executor does not have this operation")
-        return self._call("swiglu", (gate, up), gate.width)
+        return self._call("swiglu", (gate, up), gate.width, glu=glu)
+
+    def experts(
+        self,
+        x: Value,
+        logits: Value,
+        matrices: "tuple[Parameter, Parameter, Parameter]",
+        biases: "tuple[Parameter | None, Parameter | None, Parameter | None]",
+        router: ops.Router,
+        correction: "Parameter | None",
+        glu: ops.Glu,
+    ) -> Value:
+        options = {"matrices": matrices, "biases": biases, "router": router, "correction": correction, "glu": glu}
+        return self._call("experts", (x, logits), x.width, **options)
+
+    def sigmoid_gate(self, x: Value, gate: Value) -> Value:
+        return self._call("sigmoid_gate", (x, gate), x.width)
 
     def add(self, x: Value, y: Value, x_scale: float, y_scale: float) -> Value:
-        if (x_scale, y_scale) != (1, 1):
-            raise UnsupportedError("add with scales: the native executor does not have this operation")
-        return self._call("add", (x, y), x.width)
+        return self._call("add", (x, y), x.width, scales=(x_scale, y_scale))
 
     def select_rows(self, x: Value, rows: Any) -> Value:
         return self._call("select_rows", (x,), x.width)
@@ -167,6 +186,11 @@ class Parameter:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tensor.shape
+
+    @property
+    def matrices(self) -> list[Any]:
+        """Its tensors of two dimensions: itself, or one for each expert."""
+        return self.tensor.parts if len(self.shape) == 3 else [self.tensor]
 
     def floats(self) -> list[float]:
         if self.tensor.format == "F32":

@@ -68,8 +68,8 @@ class Grammar:
         return self.rule(content, prefix="TEXT")
 
     def newlines(self) -> str:
-        """Empty lines, if any."""
-        return self.rule(r"/\n+/", prefix="TEXT") + "?"
+        """Empty lines, if any; not without end, which a model that cannot write what must follow would use."""
+        return self.rule(r"/\n{1,4}/", prefix="TEXT") + "?"
 
     def json(self, schema: Any, root: Mapping[str, Any]) -> str:
         """A JSON value that satisfies `schema`, a part of `root`."""

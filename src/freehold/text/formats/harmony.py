@@ -14,6 +14,7 @@ from freehold.text.formats.reader import MalformedError, Reader, Steps
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 _ENDS = (END, "<|call|>", "<|return|>", START)
 REASONING = (f"{CHANNEL}analysis{MESSAGE}", END)
+FINAL = f"{CHANNEL}final{MESSAGE}"
 _RECIPIENT = re.compile(r"to=([^\s<]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 
@@ -68,8 +69,8 @@ def _read_call(source: Reader, calls: Calls, name: str) -> Steps[None]:
     yield from source.next(*_ENDS)
 
 
-def write(grammar: Grammar, tools: Sequence[Tool], choice: str) -> str:
-    """The start rule's body: perhaps reasoning and a preamble, then the answer or calls.
+def write(grammar: Grammar, tools: Sequence[Tool], choice: str, answer: str | None = None) -> str:
+    """The start rule's body: perhaps reasoning and a preamble, then the answer (the rule `answer`) or calls.
 
     The model ends its turn after a call (`<|call|>` is an end of reply), so there is never more than one call.
     """
@@ -87,6 +88,6 @@ def write(grammar: Grammar, tools: Sequence[Tool], choice: str) -> str:
     call = grammar.choice(
         [grammar.sequence(grammar.literal(head), grammar.arguments(tool.schema)) for head, tool in heads]
     )
-    final = message(f"{CHANNEL}final")
+    final = grammar.sequence(grammar.literal(FINAL), answer or text)
     last = {"auto": f"({call} | {final})", "none": final}.get(choice, call)
     return grammar.sequence(f"({analysis} | {preamble})*", last)

@@ -1,0 +1,79 @@
+"""freehold inspect: how open a model is, what its licence asks, whether its files can be trusted, what it costs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import click
+
+from freehold.cli.common import download_progress, print_json
+
+if TYPE_CHECKING:
+    from freehold.store.references import StoredModel
+
+Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
+
+
+@click.command(name="inspect")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--for", "use", metavar="USE", help='Is it allowed? As in "commercial service, 2M monthly users, EU".')
+@click.option("--no-hash", is_flag=True, help="Leave out the sha256 of each file, which needs all of them read.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--md", "as_markdown", is_flag=True, help="Print Markdown.")
+@click.option("--html", "as_html", is_flag=True, help="Print one HTML file that needs nothing else.")
+def command(
+    models: tuple[str, ...], use: str | None, no_hash: bool, as_json: bool, as_markdown: bool, as_html: bool
+) -> None:
+    """A one-page report on MODEL (a folder, a file or a catalogue name); several are compared.
+
+    Each finding names the file and line on which it rests. What the files do not show is "not evidenced".
+    """
+    if as_json + as_markdown + as_html > 1:
+        raise click.UsageError("--json, --md and --html: expected at most one of them")
+    from freehold.inspect.report import inspect
+    from freehold.store.references import resolve
+
+    with download_progress() as progress:
+        stored = [resolve(model, progress=progress) for model in models]
+        told = _of_all(progress)
+        reports = [inspect(_to_examine(each), use=use, hash_files=not no_hash, progress=told) for each in stored]
+    if as_json:
+        dicts = [report.to_dict() for report in reports]
+        print_json(dicts[0] if len(dicts) == 1 else dicts)
+    elif as_markdown:
+        from freehold.inspect.render.markdown import markdown
+
+        click.echo(markdown(reports), nl=False)
+    elif as_html:
+        from freehold.inspect.render.html import html
+
+        click.echo(html(reports), nl=False)
+    else:
+        from rich.console import Console
+
+        from freehold.inspect.render.terminal import show
+
+        show(reports, Console(highlight=False))
+
+
+def _to_examine(stored: "StoredModel") -> Path:
+    """A file of the hub lies in a folder with its card and its licence."""
+    from freehold.store.references import source_of
+
+    is_of_hub = stored.ref is not None and source_of(stored.ref) in ("hf", "ms")
+    return stored.path.parent if is_of_hub and stored.path.is_file() else stored.path
+
+
+def _of_all(progress: Progress | None) -> Progress | None:
+    """One bar for the files that are read side by side; their names are not shown, for they may hold anything."""
+    if progress is None:
+        return None
+    lock, done, sizes = Lock(), {}, {}
+
+    def update(name: str, num_done: int, num_bytes: int) -> None:
+        with lock:
+            done[name], sizes[name] = num_done, num_bytes
+            progress("sha256", sum(done.values()), sum(sizes.values()))
+
+    return update
