@@ -242,7 +242,7 @@ def _assumed_bytes(config: Mapping[str, Any]) -> tuple[float, str]:
     """Bytes of a parameter as config.json declares the weights, which are not here."""
     quantized = config.get("quantization_config")
     method = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
-    if method in _QUANTIZED_BYTES:
+    if isinstance(method, str) and method in _QUANTIZED_BYTES:
         return _QUANTIZED_BYTES[method], f"all weights reckoned as {method}, as config.json declares"
     bits = quantized.get("bits") if isinstance(quantized, Mapping) else None
     if isinstance(bits, int) and 0 < bits <= 16:
@@ -250,6 +250,6 @@ def _assumed_bytes(config: Mapping[str, Any]) -> tuple[float, str]:
     text = config.get("text_config")
     inner = text if isinstance(text, Mapping) else {}
     dtype = config.get("torch_dtype") or config.get("dtype") or inner.get("torch_dtype") or inner.get("dtype")
-    if dtype in _DTYPE_BYTES:
+    if isinstance(dtype, str) and dtype in _DTYPE_BYTES:
         return _DTYPE_BYTES[dtype], f"all weights reckoned as {dtype}, as config.json declares"
     return 2.0, "all weights reckoned at 16 bits: config.json does not say"
