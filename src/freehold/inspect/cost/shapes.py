@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from freehold.errors import FreeholdError, ModelFileError
 from freehold.inspect.artefacts import Artefacts
@@ -16,6 +16,7 @@ from freehold.models.registry import model_class, model_for
 from freehold.weights.gguf import open_gguf
 from freehold.weights.tensors import Tensor
 
+Made = TypeVar("Made")
 MAX_LAYERS = 4096
 CACHE_BYTES = 2  # of a cached value, in float16
 STATE_BYTES = 4  # of a value of a recurrent state, in float32
@@ -103,12 +104,10 @@ def sizes(artefacts: Artefacts) -> Sizes | None:
     if not artefacts.config:
         return None
     stored = _safetensors(artefacts)
-    model, reason = _tried(lambda: _model_of_config(artefacts.config, [tensor.name for tensor in stored]))
-    if model is None:
-        return _counted(None, reason, stored, "config.json")
-    if stored:
-        return _counted(model, "", stored, "config.json")
-    shape, (per_value, assumed) = shape_of(model), _assumed_bytes(artefacts.config)
+    shape, reason = _tried(lambda: shape_of(_model_of_config(artefacts.config, [tensor.name for tensor in stored])))
+    if shape is None or stored:
+        return _counted(shape, reason, stored, "config.json")
+    per_value, assumed = _assumed_bytes(artefacts.config)
     read = int(shape.active * per_value)
     return Sizes(shape, "", 0, int(shape.total * per_value), read, assumed, "config.json")
 
@@ -123,11 +122,11 @@ def _of_gguf(file: Any) -> Sizes | None:
     ]
     metadata = checkpoint.metadata
     _, reason = _tried(lambda: _check_layers(metadata.get(f"{metadata.get('general.architecture')}.block_count")))
-    model, reason = (None, reason) if reason else _tried(lambda: model_for(checkpoint))
-    return _counted(model, reason, stored, file.name)
+    shape, reason = (None, reason) if reason else _tried(lambda: shape_of(model_for(checkpoint)))
+    return _counted(shape, reason, stored, file.name)
 
 
-def _tried(make: Callable[[], Any]) -> tuple[Any, str]:
+def _tried(make: Callable[[], Made]) -> tuple[Made | None, str]:
     """(what was made, or None and the reason), whatever kinds of values a config has."""
     try:
         return make(), ""
@@ -143,8 +142,7 @@ def _check_layers(num_layers: Any) -> None:
         raise ModelFileError(f"{num_layers} layers: expected at most {MAX_LAYERS}")
 
 
-def _counted(model: Any, reason: str, stored: list[Stored], file: str) -> Sizes:
-    shape = shape_of(model) if model is not None else None
+def _counted(shape: Shape | None, reason: str, stored: list[Stored], file: str) -> Sizes:
     return Sizes(
         shape,
         reason,
@@ -242,7 +240,7 @@ def _assumed_bytes(config: Mapping[str, Any]) -> tuple[float, str]:
     """Bytes of a parameter as config.json declares the weights, which are not here."""
     quantized = config.get("quantization_config")
     method = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
-    if method in _QUANTIZED_BYTES:
+    if isinstance(method, str) and method in _QUANTIZED_BYTES:
         return _QUANTIZED_BYTES[method], f"all weights reckoned as {method}, as config.json declares"
     bits = quantized.get("bits") if isinstance(quantized, Mapping) else None
     if isinstance(bits, int) and 0 < bits <= 16:
@@ -250,6 +248,6 @@ def _assumed_bytes(config: Mapping[str, Any]) -> tuple[float, str]:
     text = config.get("text_config")
     inner = text if isinstance(text, Mapping) else {}
     dtype = config.get("torch_dtype") or config.get("dtype") or inner.get("torch_dtype") or inner.get("dtype")
-    if dtype in _DTYPE_BYTES:
+    if isinstance(dtype, str) and dtype in _DTYPE_BYTES:
         return _DTYPE_BYTES[dtype], f"all weights reckoned as {dtype}, as config.json declares"
     return 2.0, "all weights reckoned at 16 bits: config.json does not say"
