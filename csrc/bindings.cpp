@@ -335,9 +335,16 @@ void bind_executor(nb::module_& m) {
             "linear",
             [](Program& p, std::string name, int input, std::vector<float> norm, float eps,
                std::vector<std::tuple<PackedWeight, std::vector<float>, int>> projections, int residual,
-               const std::string& epilogue, const RopeOptions& rope, int layer) {
-                LinearOptions options{
-                    std::move(name), input, std::move(norm), eps, {}, residual, Epilogue::None, rope, layer};
+               const std::string& epilogue, const std::optional<RopeOptions>& rope, int layer) {
+                LinearOptions options{std::move(name),
+                                      input,
+                                      std::move(norm),
+                                      eps,
+                                      {},
+                                      residual,
+                                      Epilogue::None,
+                                      rope.value_or(RopeOptions()),
+                                      layer};
                 if (epilogue == "swiglu") options.epilogue = Epilogue::Swiglu;
                 if (epilogue == "cache") options.epilogue = Epilogue::Cache;
                 for (auto& [weight, bias, out] : projections)
@@ -345,7 +352,7 @@ void bind_executor(nb::module_& m) {
                 add_linear(p, std::move(options));
             },
             "name"_a, "input"_a, "norm"_a, "eps"_a, "projections"_a, "residual"_a = -1, "epilogue"_a = "",
-            "rope"_a = RopeOptions(), "layer"_a = 0)
+            "rope"_a = nb::none(), "layer"_a = 0)
         .def(
             "attention",
             [](Program& p, int q, int out, int layer, int num_heads, float scale, int window, int chunk,

@@ -150,9 +150,9 @@ def test_a_real_file(smollm):
     assert model["components"][0]["hashes"][0]["content"].startswith("b179c9523d0e6a0f")
 
 
-def test_an_unknown_format():
+def test_an_unknown_format(tmp_path):
     with pytest.raises(RequestError, match=r"format 'xml': expected one of cyclonedx, spdx"):
-        bill_of_materials(Artefacts("."), "xml")
+        bill_of_materials(Artefacts(tmp_path), "xml")
 
 
 def test_from_the_command_line(folder):

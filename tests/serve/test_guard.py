@@ -166,7 +166,12 @@ def test_the_page_is_served_with_a_policy(server):
     answer = server.http.get("/")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     policy = answer.headers["content-security-policy"]
-    assert "default-src 'self'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+    assert (
+        "default-src 'none'" in policy
+        and "script-src 'self'" in policy
+        and "unsafe" not in policy
+        and "frame-ancestors 'none'" in policy
+    )
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert server.http.get("/page/index.html").status_code == 200
     assert server.http.get("/page/../app.py").status_code == 404

@@ -126,7 +126,7 @@ class NativeExecutor:
             projections=projections,
             residual=self._buffers[residual] if residual is not None else -1,
             epilogue=step.options.get("epilogue", ""),
-            rope=self._rope_options(rope) if rope else _native.RopeOptions(-1, 0, 0, False),
+            rope=self._rope_options(rope) if rope else None,
             layer=self._cache.layers.get(step.options.get("layer", 0), 0),
         )
 
