@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freehold.inspect.card import parse_card
-from freehold.inspect.evidence.gather import combine, of_card
-from freehold.inspect.licence.detect import detect_name
-from freehold.inspect.openness.licences import licence_lists
-from freehold.inspect.openness.osai_index import rate
-from freehold.inspect.openness.release import Release
-from freehold.inspect.terms import ReleaseTerms, Terms
+from freehold.inspection.card import parse_card
+from freehold.inspection.evidence.gather import combine, of_card
+from freehold.inspection.licence.detect import detect_name
+from freehold.inspection.openness.licences import licence_lists
+from freehold.inspection.openness.osai_index import rate
+from freehold.inspection.openness.release import Release
+from freehold.inspection.terms import ReleaseTerms, Terms
 
 GRADES = ("closed", "partial", "open")
 # How a card would name what the dimension is about.

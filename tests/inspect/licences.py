@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from freehold.inspect.licence import Finding, detect
+from freehold.inspection.licence import Finding, detect
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "licenses"
-STANDARD = Path(__file__).parents[2] / "src" / "freehold" / "inspect" / "licence" / "data" / "standard"
+STANDARD = Path(__file__).parents[2] / "src" / "freehold" / "inspection" / "licence" / "data" / "standard"
 
 MIT = f"MIT License\n\nCopyright (c) 2025 Somebody\n\n{(STANDARD / 'MIT.txt').read_text()}"
 APACHE = (STANDARD / "Apache-2.0.txt").read_text()

@@ -15,8 +15,8 @@ from spdx_python_model import v3_0_1
 
 from freehold.cli import cli
 from freehold.errors import RequestError
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.trust.bom import bill_of_materials
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.trust.bom import bill_of_materials
 
 THEN = datetime(2026, 11, 25, 12, tzinfo=UTC)
 CARD = """---

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.card import parse_card, read_card
-from freehold.inspect.report import inspect
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.card import parse_card, read_card
+from freehold.inspection.report import inspect
 
 
 def test_front_matter_and_lines():

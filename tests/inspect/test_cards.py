@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from freehold.inspect.openness.osaid import Met
-from freehold.inspect.report import inspect
+from freehold.inspection.openness.osaid import Met
+from freehold.inspection.report import inspect
 
 CARDS = Path(__file__).parent / "cards"
 EXPECTED = yaml.safe_load((CARDS / "expected.yaml").read_text("utf-8"))

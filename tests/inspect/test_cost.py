@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.card import parse_card
-from freehold.inspect.cost import Rates, examine
-from freehold.inspect.cost.measure import Energy, Measured, measure
-from freehold.inspect.cost.prices import ListPrice, canonical, list_prices, prices_of
-from freehold.inspect.cost.shapes import shape_of
-from freehold.inspect.cost.training import Claim, training_of
-from freehold.inspect.findings import Evidence, Status
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.card import parse_card
+from freehold.inspection.cost import Rates, examine
+from freehold.inspection.cost.measure import Energy, Measured, measure
+from freehold.inspection.cost.prices import ListPrice, canonical, list_prices, prices_of
+from freehold.inspection.cost.shapes import shape_of
+from freehold.inspection.cost.training import Claim, training_of
+from freehold.inspection.findings import Evidence, Status
 from freehold.models.registry import model_class
 
 COMMON = {"rms_norm_eps": 1e-6, "rope_theta": 500000.0, "hidden_act": "silu", "tie_word_embeddings": False}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from freehold.errors import ModelFileError
-from freehold.inspect.report import inspect
+from freehold.inspection.report import inspect
 
 CARDS = Path(__file__).parent / "cards"
 

@@ -5,11 +5,11 @@ import json
 import pytest
 from licences import SHARED, found, shared
 
-from freehold.inspect.licence import Sort, known
-from freehold.inspect.licence.amounts import amounts
-from freehold.inspect.licence.clauses import find_clauses
-from freehold.inspect.licence.patterns import Pattern, Text
-from freehold.inspect.licence.prose import Prose
+from freehold.inspection.licence import Sort, known
+from freehold.inspection.licence.amounts import amounts
+from freehold.inspection.licence.clauses import find_clauses
+from freehold.inspection.licence.patterns import Pattern, Text
+from freehold.inspection.licence.prose import Prose
 
 # Wordings of our own, none of them from the texts that the rules were written from: kind and values that must be read.
 UNSEEN = [

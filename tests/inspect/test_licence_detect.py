@@ -7,7 +7,7 @@ import textwrap
 import pytest
 from licences import APACHE, BSD, MIT, OPENMDW, found, shared
 
-from freehold.inspect.licence import Finding, Openness, Sort, detect
+from freehold.inspection.licence import Finding, Openness, Sort, detect
 
 STANDARD = {"MIT": MIT, "Apache-2.0": APACHE, "BSD-3-Clause": BSD, "OpenMDW-1.0": OPENMDW}
 

@@ -6,9 +6,9 @@ import gguf
 import pytest
 from licences import APACHE, BSD, MIT, folder, shared
 
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.findings import Status
-from freehold.inspect.licence import LicenceReport, Openness, examine
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.findings import Status
+from freehold.inspection.licence import LicenceReport, Openness, examine
 
 LLAMA_3_1 = "llama-3_1-community-license.txt"
 

@@ -6,8 +6,8 @@ import pytest
 from licences import APACHE, MIT, folder, shared
 
 from freehold.errors import RequestError
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.licence import LicenceReport, Use, Verdict, answer, examine, parse_use
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.licence import LicenceReport, Use, Verdict, answer, examine, parse_use
 
 STARTUP = "commercial service, 2M monthly users, EU"
 GIANT = "commercial service, 800M monthly users, $50M monthly revenue, US"

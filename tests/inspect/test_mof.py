@@ -8,9 +8,9 @@ import yaml
 
 from conftest import shared_path
 from freehold.errors import ModelFileError
-from freehold.inspect.openness.licences import licence_lists
-from freehold.inspect.openness.mof import classify, classify_record, components
-from freehold.inspect.report import inspect
+from freehold.inspection.openness.licences import licence_lists
+from freehold.inspection.openness.mof import classify, classify_record, components
+from freehold.inspection.report import inspect
 
 OPEN = {component.key: "Apache-2.0" for component in components()}
 CLASS_3 = {c.key: "MIT" for c in components() if c.number == 3 and not c.is_optional}

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from freehold.inspect.render.html import html as as_html
-from freehold.inspect.render.markdown import markdown
-from freehold.inspect.render.plain import plain
-from freehold.inspect.render.terminal import show
-from freehold.inspect.report import inspect
+from freehold.inspection.render.html import html as as_html
+from freehold.inspection.render.markdown import markdown
+from freehold.inspection.render.plain import plain
+from freehold.inspection.render.terminal import show
+from freehold.inspection.report import inspect
 
 HOSTILE = (
     "\x1b]0;owned\x07\x1b[2J\x9b31m<script>alert(1)</script><img src=x onerror=alert(1)>"

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import shared_path
 from freehold.errors import RequestError
-from freehold.inspect.report import inspect
+from freehold.inspection.report import inspect
 
 CARDS = Path(__file__).parent / "cards"
 

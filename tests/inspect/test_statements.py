@@ -2,8 +2,8 @@
 
 import pytest
 
-from freehold.inspect.card import parse_card
-from freehold.inspect.evidence.statements import stated
+from freehold.inspection.card import parse_card
+from freehold.inspection.evidence.statements import stated
 
 
 def standings(text, front=""):

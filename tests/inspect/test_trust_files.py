@@ -15,9 +15,9 @@ import zlib
 import numpy as np
 import pytest
 
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.trust import archives, examine
-from freehold.inspect.trust.finding import Severity, visible
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.trust import archives, examine
+from freehold.inspection.trust.finding import Severity, visible
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.cost import examine as cost
-from freehold.inspect.trust import examine as trust
-from freehold.inspect.trust.bom import bill_of_materials
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.cost import examine as cost
+from freehold.inspection.trust import examine as trust
+from freehold.inspection.trust.bom import bill_of_materials
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats() | st.text(max_size=8),

@@ -13,7 +13,7 @@ from model_signing import signing, verifying
 
 from freehold.cli import cli
 from freehold.errors import FreeholdError, ModelFileError, ModelNotFoundError
-from freehold.inspect.trust.signatures import sign, signature_path, verify
+from freehold.inspection.trust.signatures import sign, signature_path, verify
 
 
 def keys(folder, name="key", password=None):

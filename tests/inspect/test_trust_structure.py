@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.trust import examine
-from freehold.inspect.trust.digests import sha256_of_files
-from freehold.inspect.trust.finding import Severity, Topic
-from freehold.inspect.trust.safetensors_check import check_safetensors
-from freehold.inspect.trust.tensors import _float8
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.trust import examine
+from freehold.inspection.trust.digests import sha256_of_files
+from freehold.inspection.trust.finding import Severity, Topic
+from freehold.inspection.trust.safetensors_check import check_safetensors
+from freehold.inspection.trust.tensors import _float8
 
 
 def write(path, header, data=b"", length=None):

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.trust import examine
-from freehold.inspect.trust.finding import Severity
-from freehold.inspect.trust.template import TemplateSource, lint
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.trust import examine
+from freehold.inspection.trust.finding import Severity
+from freehold.inspection.trust.template import TemplateSource, lint
 
 PLAIN = "{% for message in messages %}<|{{ message.role }}|>{{ message['content'] }}<|end|>{% endfor %}"
 

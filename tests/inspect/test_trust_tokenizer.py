@@ -5,9 +5,9 @@ import json
 import gguf
 import pytest
 
-from freehold.inspect.artefacts import Artefacts
-from freehold.inspect.trust import examine
-from freehold.inspect.trust.finding import Severity, Topic
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.trust import examine
+from freehold.inspection.trust.finding import Severity, Topic
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
 

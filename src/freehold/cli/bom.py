@@ -22,7 +22,7 @@ def command(model: Path, form: str) -> None:
     declare them; what they do not say is left out.
     """
     from freehold.cli.common import print_json
-    from freehold.inspect.artefacts import Artefacts
-    from freehold.inspect.trust.bom import bill_of_materials
+    from freehold.inspection.artefacts import Artefacts
+    from freehold.inspection.trust.bom import bill_of_materials
 
     print_json(bill_of_materials(Artefacts(model), form))

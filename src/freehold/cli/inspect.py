@@ -31,7 +31,7 @@ def command(
     """
     if as_json + as_markdown + as_html > 1:
         raise click.UsageError("--json, --md and --html: expected at most one of them")
-    from freehold.inspect.report import inspect
+    from freehold.inspection.report import inspect
     from freehold.store.references import resolve
 
     with download_progress() as progress:
@@ -42,17 +42,17 @@ def command(
         dicts = [report.to_dict() for report in reports]
         print_json(dicts[0] if len(dicts) == 1 else dicts)
     elif as_markdown:
-        from freehold.inspect.render.markdown import markdown
+        from freehold.inspection.render.markdown import markdown
 
         click.echo(markdown(reports), nl=False)
     elif as_html:
-        from freehold.inspect.render.html import html
+        from freehold.inspection.render.html import html
 
         click.echo(html(reports), nl=False)
     else:
         from rich.console import Console
 
-        from freehold.inspect.render.terminal import show
+        from freehold.inspection.render.terminal import show
 
         show(reports, Console(highlight=False))
 

@@ -23,7 +23,7 @@ def command(model: Path, key: Path, signature: Path | None) -> None:
 
     Keep key.pem to yourself; with key.pub anybody can verify. Files of git, such as .gitignore, are left out.
     """
-    from freehold.inspect.trust.signatures import sign, signature_path
+    from freehold.inspection.trust.signatures import sign, signature_path
 
     where = signature or signature_path(model)
     ask = (lambda: click.prompt(f"Password of {key}", hide_input=True, err=True)) if sys.stdin.isatty() else None

@@ -16,8 +16,8 @@ def command(model: Path, key: Path, signature: Path | None) -> None:
 
     Names each file that was changed, added or is missing, and then ends with exit code 2.
     """
-    from freehold.inspect.trust.finding import visible
-    from freehold.inspect.trust.signatures import signature_path, verify
+    from freehold.inspection.trust.finding import visible
+    from freehold.inspection.trust.signatures import signature_path, verify
 
     done = verify(model, key, signature or signature_path(model))
     count = len(done.files)

@@ -1,6 +1,0 @@
-"""What the artefacts show, topic by topic: files, the card's fields and sentences, a person's own statements."""
-
-from freehold.inspect.evidence.facts import Fact, Standing
-from freehold.inspect.evidence.gather import Facts, gather
-
-__all__ = ["Fact", "Facts", "Standing", "gather"]

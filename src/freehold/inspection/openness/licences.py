@@ -1,0 +1,65 @@
+"""Which licences are open, by SPDX identifier; data/licences.toml says who says so."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from freehold.inspection.openness.criteria import criteria
+
+
+@dataclass(frozen=True, slots=True)
+class LicenceLists:
+    """SPDX identifiers in lower case, for the list's identifiers are compared without regard to case."""
+
+    osi: frozenset[str]  # approved as the Model Openness Tool's list has it
+    osi_since: frozenset[str]
+    fsf: frozenset[str]
+    data: frozenset[str]
+    model: frozenset[str]
+    names: dict[str, str]  # of an identifier or a common name, to the identifier as it is written
+
+    def is_open(self, identifier: str) -> bool:
+        """Open in the sense of the Model Openness Framework: for code, data, documents or models."""
+        return identifier.lower() in self.osi | self.fsf | self.data | self.model
+
+    def is_osi_approved(self, identifier: str) -> bool:
+        return identifier.lower() in self.osi | self.osi_since
+
+    def identify(self, name: str) -> str | None:
+        """The SPDX identifier of an open licence by its identifier or a common name; None when it is none of these."""
+        plain = re.sub(r"^the\s+|\s+licen[cs]e$", "", " ".join(name.lower().split()))
+        return self.names.get(" ".join(name.lower().split())) or self.names.get(plain)
+
+    def named_in(self, text: str) -> str | None:
+        """The first open licence that a text names, as in "released under the Apache 2.0 license"."""
+        found = self._pattern().search(text)
+        return self.names[" ".join(found[0].lower().split())] if found else None
+
+    def _pattern(self) -> re.Pattern[str]:
+        return _pattern(tuple(sorted(self.names, key=len, reverse=True)))
+
+
+@cache
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    # A short identifier in lower case is a word like any other ("intel", "ruby"): only what reads as a licence counts.
+    telling = [re.escape(name) for name in names if re.search(r"\d|licen|^mit$|^cc0$|odc|pddl|openmdw", name)]
+    return re.compile(rf"(?<![\w.-])(?<!modified )(?:{'|'.join(telling)})(?![\w-]|\.\d)", re.IGNORECASE)
+
+
+@cache
+def licence_lists() -> LicenceLists:
+    data = criteria("licences")
+    written = [*data["osi_approved"], *data["osi_approved_since"], *data["fsf_libre"], *data["open_data"]]
+    names = {identifier.lower(): identifier for identifier in [*written, *data["open_model"]]}
+    return LicenceLists(
+        osi=_lower(data["osi_approved"]),
+        osi_since=_lower(data["osi_approved_since"]),
+        fsf=_lower(data["fsf_libre"]),
+        data=_lower(data["open_data"]),
+        model=_lower(data["open_model"]),
+        names=names | data["names"],
+    )
+
+
+def _lower(identifiers: list[str]) -> frozenset[str]:
+    return frozenset(identifier.lower() for identifier in identifiers)

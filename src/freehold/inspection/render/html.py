@@ -1,0 +1,77 @@
+"""The report as one HTML file: no script, nothing fetched, and a policy that forbids both."""
+
+from collections.abc import Iterator, Sequence
+from html import escape as html_escape
+
+from freehold.inspection.findings import Row, Section
+from freehold.inspection.render.plain import plain
+from freehold.inspection.render.words import LEGEND, MARKS, compared, condensed, where
+from freehold.inspection.report import Report
+
+_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --good: #15803d; --partial: #a16207; --bad: #b91c1c; --unknown: #6b7280; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --good: #4ade80; --partial: #facc15; --bad: #f87171; }} }}
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin: 1.6rem 0 .4rem; }}
+table {{ border-collapse: collapse; width: 100%; }}
+th, td {{ text-align: left; vertical-align: top; padding: .15rem .6rem .15rem 0; border-bottom: 1px solid #8883; }}
+td {{ overflow-wrap: anywhere; }}
+small {{ color: var(--unknown); }}
+.good {{ color: var(--good); }} .partial {{ color: var(--partial); }} .bad {{ color: var(--bad); }}
+.unknown {{ color: var(--unknown); }}
+</style>
+</head>
+<body>
+"""
+
+
+def escape(text: str) -> str:
+    return html_escape(plain(text), quote=True)
+
+
+def html(reports: Sequence[Report]) -> str:
+    """One report, or a table of several."""
+    title = escape(", ".join(report.name for report in reports))
+    body = _page(reports[0]) if len(reports) == 1 else _comparison(reports)
+    end = f"<p><small>{escape(LEGEND)}</small></p>\n</body>\n</html>\n"
+    return "\n".join([_HEAD.format(title=title), *body, end])
+
+
+def _page(report: Report) -> Iterator[str]:
+    yield f"<h1>{escape(report.name)}</h1>"
+    for section in report.sections:
+        yield from _section(section)
+
+
+def _section(section: Section) -> Iterator[str]:
+    yield f"<h2>{escape(section.title)}: {escape(section.verdict)}</h2>"
+    yield "<table>"
+    yield from map(_row, condensed(section))
+    yield "</table>"
+    for note in section.notes:
+        yield f"<p>{escape(note)}</p>"
+
+
+def _row(row: Row) -> str:
+    evidence = "<br>".join(f'<span title="{escape(e.quote)}">{escape(where(e))}</span>' for e in row.evidence)
+    return (
+        f'<tr><td class="{row.status}">{escape(MARKS[row.status])}</td><td>{escape(row.label)}</td>'
+        f'<td class="{row.status}">{escape(row.value)}</td><td><small>{evidence}</small></td></tr>'
+    )
+
+
+def _comparison(reports: Sequence[Report]) -> Iterator[str]:
+    yield "<table><tr><th></th>" + "".join(f"<th>{escape(report.name)}</th>" for report in reports) + "</tr>"
+    titles = {section.title for report in reports for section in report.sections}
+    for label, cells in compared(reports):
+        tag = "th" if label in titles else "td"
+        row = "".join(f'<{tag} class="{s}">{escape(MARKS[s])} {escape(v)}</{tag}>' for v, s in cells)
+        yield f"<tr><{tag}>{escape(label)}</{tag}>{row}</tr>"
+    yield "</table>"

@@ -1,0 +1,52 @@
+"""The report as Markdown; what is special to Markdown or HTML is escaped in every text that is not ours."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from freehold.inspection.findings import Section
+from freehold.inspection.render.plain import plain
+from freehold.inspection.render.words import LEGEND, MARKS, compared, condensed, where
+from freehold.inspection.report import Report
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$@:-])")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def escape(text: str) -> str:
+    text = "".join(_ENTITIES.get(character, character) for character in plain(text))
+    return _SPECIAL.sub(r"\\\1", text)
+
+
+def markdown(reports: Sequence[Report]) -> str:
+    """One report, or a table of several."""
+    lines = _page(reports[0]) if len(reports) == 1 else _comparison(reports)
+    return "\n".join(lines) + "\n"
+
+
+def _page(report: Report) -> Iterator[str]:
+    yield f"# {escape(report.name)}"
+    for section in report.sections:
+        yield from _section(section)
+    yield f"\n{escape(LEGEND)}"
+
+
+def _section(section: Section) -> Iterator[str]:
+    yield f"\n## {escape(section.title)}: {escape(section.verdict)}\n"
+    if section.rows:
+        yield "| | what | finding | where |\n| --- | --- | --- | --- |"
+    for row in condensed(section):
+        evidence = "; ".join(escape(where(e)) for e in row.evidence)
+        yield f"| {escape(MARKS[row.status])} | {escape(row.label)} | {escape(row.value)} | {evidence} |"
+    yield ""
+    for note in section.notes:
+        yield f"- {escape(note)}"
+
+
+def _comparison(reports: Sequence[Report]) -> Iterator[str]:
+    yield "| | " + " | ".join(escape(report.name) for report in reports) + " |"
+    yield "| --- |" + " --- |" * len(reports)
+    titles = {section.title for report in reports for section in report.sections}
+    for label, cells in compared(reports):
+        name = f"**{escape(label)}**" if label in titles else escape(label)
+        yield f"| {name} | " + " | ".join(f"{escape(MARKS[s])} {escape(v)}".strip() for v, s in cells) + " |"
+    yield f"\n{escape(LEGEND)}"

@@ -1,0 +1,87 @@
+"""A report on a model: what each examination says, in one form for every output."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from freehold.errors import UnsupportedError
+from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.card import read_card
+from freehold.inspection.findings import Section, section_dict
+
+Progress = Callable[[str, int, int], None]  # (file, bytes done, bytes in all)
+
+
+class Examination(Protocol):
+    """What every examination gives: a part of the report, and its facts for a program."""
+
+    def section(self) -> Section: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """`examinations` by name: use, when one was asked about, openness, licence, trust, cost."""
+
+    name: str
+    path: Path
+    examinations: Mapping[str, Examination]
+    sections: tuple[Section, ...]
+
+    @property
+    def verdict(self) -> str:
+        return self.sections[list(self.examinations).index("openness")].verdict
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for a program: the same rows as on paper, and the facts of each examination."""
+        from freehold.inspection.render.plain import plain_value
+
+        facts = {name: examination.to_dict() for name, examination in self.examinations.items()}
+        sections = [section_dict(section) for section in self.sections]
+        head = {"name": self.name, "path": str(self.path), "verdict": self.verdict}
+        return plain_value(head | {"sections": sections} | facts)
+
+
+def inspect(
+    path: str | os.PathLike[str],
+    *,
+    use: str | None = None,
+    hash_files: bool = True,
+    progress: Progress | None = None,
+) -> Report:
+    """A report on a model's folder or a file of weights. Reads no network.
+
+    `use` asks whether it is allowed, as in "commercial service, 2M monthly users, EU". `hash_files=False` leaves out
+    the digests, the one part that must read all of the files; `progress` is told of it.
+    Raises ModelNotFoundError when there is nothing there, ModelFileError for a wrong `evidence.yaml`, RequestError for
+    a use that is not understood, UnsupportedError when the extra `inspect` is not installed.
+    """
+    artefacts = Artefacts(path)
+    try:
+        examinations = _examine(artefacts, use, hash_files, progress)
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(f"a report needs the package {error.name}", "pip install 'freehold[inspect]'") from None
+    sections = tuple(examination.section() for examination in examinations.values())
+    return Report(artefacts.name, artefacts.path, examinations, sections)
+
+
+def _examine(
+    artefacts: Artefacts, use: str | None, hash_files: bool, progress: Progress | None
+) -> dict[str, Examination]:
+    from freehold.inspection import cost, licence, trust
+    from freehold.inspection.openness.examine import examine as examine_openness
+    from freehold.inspection.terms import terms_of
+    from freehold.inspection.use import answered
+
+    card = read_card(artefacts)
+    licences = licence.examine(artefacts)
+    asked: dict[str, Examination] = {} if use is None else {"use": answered(licences, use)}
+    return asked | {
+        "openness": examine_openness(artefacts, card, terms_of(licences)),
+        "licence": licences,
+        "trust": trust.examine(artefacts, hash_files=hash_files, progress=progress),
+        "cost": cost.examine(artefacts, card),
+    }

@@ -1,0 +1,91 @@
+"""sha256 of files, remembered by path, size and times in the user's cache folder.
+
+The time of a file's last change of status is one of them: unlike that of its content, no program can set it back.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from freehold.inspection.artefacts import File
+from freehold.store.places import home
+
+MAX_ENTRIES = 20_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Progress = Callable[[str, int, int], None]  # (file, bytes done, bytes in all), from several threads
+
+
+def default_cache() -> Path:
+    return home() / "sha256.json"
+
+
+def sha256_of_files(
+    files: Iterable[File], *, cache: Path | None = None, progress: Progress | None = None
+) -> dict[str, str]:
+    """Digests by name; a file that cannot be read has none. `cache` defaults to the user's."""
+    cache = cache or default_cache()
+    known = _load(cache)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        files = [file for file in files if not file.outside]
+        results = list(pool.map(lambda file: _digest(file, known, progress), files))
+    fresh = {key: digest for key, digest, is_new in results if key and digest and is_new}
+    if fresh:
+        _store(cache, _load(cache) | fresh)
+    return {file.name: digest for file, (_, digest, _) in zip(files, results, strict=True) if digest}
+
+
+def _digest(file: File, known: dict[str, str], progress: Progress | None) -> tuple[str | None, str | None, bool]:
+    """(key in the cache, sha256, whether it was computed now)."""
+    try:
+        with file.path.open("rb") as stream:
+            key = _key(file.path, stream.fileno())
+            if key in known:
+                return key, known[key], False
+            digest = _hash(stream, file, progress)
+            return key if _key(file.path, stream.fileno()) == key else None, digest, True
+    except OSError:
+        return None, None, False
+
+
+def _hash(stream, file: File, progress: Progress | None) -> str:
+    digest, done = hashlib.sha256(), 0
+    while chunk := stream.read(8 << 20):
+        digest.update(chunk)
+        done += len(chunk)
+        if progress:
+            progress(file.name, done, file.num_bytes)
+    return digest.hexdigest()
+
+
+def _key(path: Path, descriptor: int) -> str:
+    status = os.fstat(descriptor)
+    return f"{path.resolve()}|{status.st_ino}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
+
+
+def _load(cache: Path) -> dict[str, str]:
+    """What is remembered; a cache that is damaged is as good as none."""
+    try:
+        value = json.loads(cache.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(value, dict):
+        return {}
+    return {key: digest for key, digest in value.items() if isinstance(digest, str) and _SHA256.fullmatch(digest)}
+
+
+def _store(cache: Path, entries: dict[str, str]) -> None:
+    """Put the whole cache in place at once; where it cannot be written the digests are computed again next time."""
+    newest = dict(list(entries.items())[-MAX_ENTRIES:])
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=cache.parent, prefix=cache.name, delete=False) as file:
+            json.dump(newest, file)
+        Path(file.name).replace(cache)
+    except OSError:
+        return
