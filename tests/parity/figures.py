@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from parity.cases import CASES  # noqa: E402
-from parity.reference import make_pair, random_ids, run  # noqa: E402
+from parity.cases import CASES
+from parity.reference import make_pair, random_ids, run
 
 HEAD = """# Architectures, and how near each is to its reference
 
