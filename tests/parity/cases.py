@@ -170,5 +170,14 @@ CASES = {
     "kimi_linear-low-rank-queries": ("kimi_linear", LATENT | GROUPED | KIMI_LINEAR | dict(q_lora_rank=24)),
     "ernie4_5": ("ernie4_5", dict(use_bias=False)),
     "ernie4_5-biases-tied": ("ernie4_5", dict(use_bias=True, tie_word_embeddings=True)),
+    "phi3": ("phi3", dict(pad_token_id=0, sliding_window=None)),
+    "phi3-window-partial-rope": (
+        "phi3",
+        dict(
+            pad_token_id=0,
+            sliding_window=9,
+            rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5),
+        ),
+    ),
     "qwen2-tied": ("qwen2", dict(tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=1e6))),
 }

@@ -33,6 +33,7 @@ MODELS = {
     "minimax_text_01": "minimax.MiniMax",
     "mistral": "mistral.Mistral",
     "olmo2": "olmo2.Olmo2",
+    "phi3": "phi3.Phi3",
     "qwen2": "qwen2.Qwen2",
     "qwen2_moe": "qwen_moe.Qwen2Moe",
     "qwen3": "qwen3.Qwen3",
