@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from freehold.engine.engine import Engine
-from freehold.engine.memory import available_memory, budget_kv_blocks
+from freehold.engine.memory import available_memory, budget_experts, budget_kv_blocks
 from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, SamplingParams
 from freehold.errors import EngineError, MemoryBudgetError, RequestError, TemplateError
 from freehold.executors.choice import choose
@@ -263,19 +263,27 @@ def load(
     context = _check_context(context, config.context_length)
     choice = choose(executor, device=device, dtype=dtype, threads=threads, kv_format=kv_format)
     plan = choice.plan(model, checkpoint)
-    fixed = plan.weights_bytes + plan.activations_bytes
     available = (choice.available_bytes or available_memory)()
+    fixed, experts_bytes = _budget(plan, context, available)
     num_blocks = budget_kv_blocks(fixed, plan.block_bytes, plan.block_size, context, available)
     text = _Background(lambda: _text_of(checkpoint))  # made ready while the weights are repacked
-    runner = choice.make(model, checkpoint, num_blocks)
+    runner = choice.make(model, checkpoint, num_blocks, experts_bytes)
     tokenizer, template = text.result()
     if tokenizer.vocab_size > config.vocabulary_size:
         tokens, rows = tokenizer.vocab_size, config.vocabulary_size
         raise RequestError(f"{stored.path}: {tokens} tokens in the vocabulary, {rows} rows in the embedding")
     engine = Engine(runner, native_sampler, context=context, max_waiting=max_waiting)
-    info = _info(stored, checkpoint, model, context, plan)
+    info = _info(stored, checkpoint, model, context, plan, experts_bytes)
     info |= {"executor": executor, **runner.info, "kv_tokens": num_blocks * plan.block_size}
     return Model(tokenizer, template, runner, engine, info)
+
+
+def _budget(plan: Any, context: int, available: int) -> tuple[int, int | None]:
+    """(bytes that weights and activations will take, those of experts among them or None where all are in memory)."""
+    fixed = plan.weights_bytes + plan.activations_bytes
+    context_bytes = -(-context // plan.block_size) * plan.block_bytes
+    experts = budget_experts(fixed, plan.experts_bytes, context_bytes, available)
+    return (fixed if experts is None else fixed - plan.experts_bytes + experts), experts
 
 
 class _Background:
@@ -323,10 +331,13 @@ def describe(ref: str | None = None, *, context: int | None = None, kv_format: s
     model = model_for(checkpoint)
     context = _check_context(context, model.config.context_length)
     plan = memory_plan(model, checkpoint, kv_format=kv_format)
-    return _info(stored, checkpoint, model, context, plan)
+    _, experts_bytes = _budget(plan, context, available_memory())
+    return _info(stored, checkpoint, model, context, plan, experts_bytes)
 
 
-def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any) -> dict[str, Any]:
+def _info(
+    stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any, experts_bytes: int | None
+) -> dict[str, Any]:
     metadata, config = checkpoint.metadata, model.config
     template = metadata.get("tokenizer.chat_template")
     formats: dict[str, Counter[str]] = {}
@@ -355,6 +366,8 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
         "licence": {key: metadata[key] for key in metadata if key.startswith("general.license")},
         "memory": {
             "weights_bytes": plan.weights_bytes,
+            "experts_bytes": plan.experts_bytes,
+            "experts_in_memory_bytes": plan.experts_bytes if experts_bytes is None else experts_bytes,
             "activations_bytes": plan.activations_bytes,
             "kv_bytes_per_token": kv_bytes_per_token,
             "kv_bytes_at_context": kv_bytes_per_token * context,

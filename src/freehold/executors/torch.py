@@ -36,6 +36,7 @@ class MemoryPlan:
     activations_bytes: int
     block_bytes: int  # of one block of the cache
     block_size: int  # tokens of a block
+    experts_bytes: int = 0  # no weights stay in the file
 
 
 def check_device(device: str) -> torch.device:

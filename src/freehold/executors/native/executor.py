@@ -74,7 +74,7 @@ class NativeExecutor:
         self._program.output(self._buffers[logits])
 
     def _pack(self, parameters: list[Parameter], dtype: str | None) -> dict[str, list[Any]]:
-        """The matrices of each parameter repacked: those that lie in a file all at once, what is made first one by one."""
+        """Each parameter's matrices repacked: those that lie in a file all at once, what is made first one by one."""
         arena = _native.WeightArena(sum(packed_bytes(parameter, dtype) for parameter in parameters))
         lying = [p for p in parameters if dtype is None and p.tensor.places]
         tensors = [(m.format, *m.shape, m.data, True) for p in lying for m in p.matrices]
@@ -200,6 +200,10 @@ class NativeExecutor:
             absent = self._experts.total - self._experts.num_slots if self._experts else 0
             info["experts"] = {"total": self._num_experts, "in_memory": self._num_experts - absent}
         return info
+
+    def experts_read(self) -> tuple[int, int]:
+        """How often an expert that may stay in the file was found in memory, and how often it was read."""
+        return (self._experts.cache.hits, self._experts.cache.misses) if self._experts else (0, 0)
 
     # The engine's face.
 

@@ -55,19 +55,20 @@ class ExpertMemory:
         return _native.lying_experts(self.cache, tensor.format, *parameter.shape[1:], places, bias)
 
 
-def add_experts(program: Any, step: Step, buffers: Any, norm: list[float], weights: Any, memory: Any) -> None:
+def add_experts(
+    program: Any, step: Step, buffers: Any, norm: list[float], weights: Any, memory: ExpertMemory | None
+) -> None:
     """Add the step to the native program.
 
-    `weights`: the packed matrices of the experts that do not stay in the file; `memory`: an ExpertMemory or None.
+    `weights`: the packed matrices of experts; `memory`: of those that stay in the file, where some do.
     """
     call, norm_call, residual = step.calls[0], step.options["norm"], step.options.get("residual")
-    gate, up, down = call.options["matrices"]
-    lie = memory is not None and gate.name in memory.names
+    paged = memory if memory and call.options["matrices"][0].name in memory.names else None
     matrices = []
-    for parameter, bias in zip((gate, up, down), call.options["biases"], strict=True):
+    for parameter, bias in zip(call.options["matrices"], call.options["biases"], strict=True):
         floats = bias.floats() if bias else []
         matrices.append(
-            memory.matrix(parameter, floats) if lie else _native.packed_experts(weights[parameter.name], floats)
+            paged.matrix(parameter, floats) if paged else _native.packed_experts(weights[parameter.name], floats)
         )
     program.experts(
         input=buffers[step.reads[0]],
@@ -81,7 +82,7 @@ def add_experts(program: Any, step: Step, buffers: Any, norm: list[float], weigh
         up=matrices[1],
         down=matrices[2],
         glu=native_glu(call.options["glu"]),
-        cache=memory.cache if lie else None,
+        cache=paged.cache if paged else None,
     )
 
 
