@@ -1,19 +1,24 @@
-"""The models that are measured: two published files, two requantized by llama.cpp, one of random weights."""
+"""The models that are measured: two published files, two requantized by llama.cpp, three of random weights."""
 
 import hashlib
 import os
 import subprocess
 from pathlib import Path
 
+import random_moe
+from random_moe import Moe, add_value, write_random_moe
+
 Q4_0, Q8_0, Q4_K_M = 2, 7, 15  # llama_ftype
 
-# name: (made of, how: a llama_ftype, "random" or None for a published file; class of its format)
+# name: (made of, how: a llama_ftype, "random", a Moe or None for a published file; class of its format)
 MODELS = {
     "smollm2-135m-q4_1": (None, None, "simple"),
     "qwen2.5-coder-0.5b-q4_k_m": (None, None, "k-quant"),
     "qwen2.5-coder-0.5b-q4_0": ("qwen2.5-coder-0.5b-q4_k_m", Q4_0, "simple"),
     "qwen2.5-coder-0.5b-q8_0": ("qwen2.5-coder-0.5b-q4_k_m", Q8_0, "simple"),
     "qwen2-1.5b-random-q4_k_m": ("qwen2.5-coder-0.5b-q4_k_m", "random", "k-quant"),
+    "qwen3moe-1b-random-q4_k_m": ("qwen2.5-coder-0.5b-q4_k_m", Moe(random_moe.Q4_K_M), "experts"),
+    "qwen3moe-1b-random-q8_0": ("qwen2.5-coder-0.5b-q4_k_m", Moe(random_moe.Q8_0), "experts"),
 }
 # The published shape of Qwen2.5-1.5B, whose vocabulary is the 0.5B's.
 LAYERS, WIDTH, HEADS, KV_HEADS, FEED_FORWARD, VOCABULARY = 28, 1536, 12, 2, 8960, 151936
@@ -38,6 +43,8 @@ def model_path(name, work, requantize):
             write_random(source_path, full)
             requantize(full, Q4_K_M, partial)
             full.unlink()
+        elif isinstance(how, Moe):
+            write_random_moe(how, tokenizer_metadata(source_path), partial)
         else:
             requantize(source_path, how, partial)
         partial.rename(path)
@@ -73,8 +80,6 @@ def write_random(source, target):
     import gguf
     import numpy
 
-    from freehold.weights.gguf import open_gguf
-
     writer = gguf.GGUFWriter(target, "qwen2")
     writer.add_name("random weights in the shape of Qwen2.5-1.5B")
     writer.add_block_count(LAYERS)
@@ -85,9 +90,8 @@ def write_random(source, target):
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
-    for key, value in open_gguf(source).metadata.items():
-        if key.startswith("tokenizer."):
-            add_value(writer, key, value)
+    for key, value in tokenizer_metadata(source).items():
+        add_value(writer, key, value)
     names = [(f"{name}.weight", shape) for name, shape in shapes().items()]
     # qwen2 has biases, in float32 as all vectors are.
     names += [
@@ -111,12 +115,10 @@ def write_random(source, target):
     writer.close()
 
 
-def add_value(writer, key, value):
-    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-    if type(value) in add:
-        add[type(value)](key, value)
-    else:
-        writer.add_array(key, list(value))
+def tokenizer_metadata(source):
+    from freehold.weights.gguf import open_gguf
+
+    return {key: value for key, value in open_gguf(source).metadata.items() if key.startswith("tokenizer.")}
 
 
 def requantize_with(command):

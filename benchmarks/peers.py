@@ -49,10 +49,10 @@ VENVS = {
 
 # Required ratio to the better peer, by row and class of the model's format: (with AMX, with AVX-512 VNNI only).
 REQUIRED = {
-    "prefill": {"k-quant": (7, 2), "simple": (2, 1)},
-    "decode": {"k-quant": (1.9, 1.6), "simple": (1.25, 1.15)},
+    "prefill": {"k-quant": (7, 2), "simple": (2, 1), "experts": (4, 4)},
+    "decode": {"k-quant": (1.9, 1.6), "simple": (1.25, 1.15), "experts": (1.7, 1.7)},
     "depth": {"k-quant": (2.2, 1.8), "simple": (1.7, 1.5)},
-    "batch": {"k-quant": (5, 2.5), "simple": (3, 1.8)},
+    "batch": {"k-quant": (5, 2.5), "simple": (3, 1.8), "experts": (4, 4)},
 }
 REQUIRED_START = {"smollm2-135m-q4_1": 1.2, "qwen2-1.5b-random-q4_k_m": 0.7}
 REQUIRED_MEMORY = 0.7
@@ -331,8 +331,8 @@ def required_ratio(key, name, amx):
         return REQUIRED_START.get(name)
     if key == "memory":
         return REQUIRED_MEMORY
-    ratios = REQUIRED.get(key)
-    return ratios[MODELS[name][2]][0 if amx else 1] if ratios else None
+    ratios = REQUIRED.get(key, {}).get(MODELS[name][2])
+    return ratios[0 if amx else 1] if ratios else None
 
 
 def measure_model(name, rows, repeats, amx):
