@@ -331,8 +331,8 @@ def required_ratio(key, name, amx):
         return REQUIRED_START.get(name)
     if key == "memory":
         return REQUIRED_MEMORY
-    ratios = REQUIRED.get(key)
-    return ratios[MODELS[name][2]][0 if amx else 1] if ratios else None
+    ratios = REQUIRED.get(key, {}).get(MODELS[name][2])
+    return ratios[0 if amx else 1] if ratios else None
 
 
 def measure_model(name, rows, repeats, amx):

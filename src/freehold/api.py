@@ -10,7 +10,7 @@ from typing import Any
 
 from freehold.embeddings import Embedded, PendingEmbedding, pooling_of
 from freehold.engine.engine import Engine
-from freehold.engine.memory import available_memory, budget_kv_blocks
+from freehold.engine.memory import available_memory, budget_experts, budget_kv_blocks
 from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, SamplingParams
 from freehold.errors import EngineError, MemoryBudgetError, RequestError, TemplateError
 from freehold.executors.choice import choose
@@ -331,7 +331,6 @@ def load(
     context = _check_context(context, config.context_length)
     choice = choose(executor, device=device, dtype=dtype, threads=threads, kv_format=kv_format)
     plan = choice.plan(model, checkpoint)
-    fixed = plan.weights_bytes + plan.activations_bytes
     available = (choice.available_bytes or available_memory)()
     if memory_bytes is not None:
         available = min(available, memory_bytes)
@@ -348,6 +347,14 @@ def load(
     info = _info(stored, checkpoint, model, context, plan)
     info |= {"executor": executor, **runner.info, "kv_tokens": num_blocks * plan.block_size}
     return Model(tokenizer, template, runner, engine, info)
+
+
+def _budget(plan: Any, context: int, available: int) -> tuple[int, int | None]:
+    """(bytes that weights and activations will take, those of experts among them or None where all are in memory)."""
+    fixed = plan.weights_bytes + plan.activations_bytes
+    context_bytes = -(-context // plan.block_size) * plan.block_bytes
+    experts = budget_experts(fixed, plan.experts_bytes, context_bytes, available)
+    return (fixed if experts is None else fixed - plan.experts_bytes + experts), experts
 
 
 class _Background:
@@ -386,10 +393,13 @@ def describe(ref: str | None = None, *, context: int | None = None, kv_format: s
     model = model_for(checkpoint)
     context = _check_context(context, model.config.context_length)
     plan = memory_plan(model, checkpoint, kv_format=kv_format)
-    return _info(stored, checkpoint, model, context, plan)
+    _, experts_bytes = _budget(plan, context, available_memory())
+    return _info(stored, checkpoint, model, context, plan, experts_bytes)
 
 
-def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any) -> dict[str, Any]:
+def _info(
+    stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any, experts_bytes: int | None
+) -> dict[str, Any]:
     metadata, config = checkpoint.metadata, model.config
     formats: dict[str, Counter[str]] = {}
     tensors = checkpoint.tensors if checkpoint.config is None else named_parameters(model, checkpoint.tensors)
@@ -421,6 +431,8 @@ def _info(stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int,
         "licence": {key: metadata[key] for key in metadata if key.startswith("general.license")},
         "memory": {
             "weights_bytes": plan.weights_bytes,
+            "experts_bytes": plan.experts_bytes,
+            "experts_in_memory_bytes": plan.experts_bytes if experts_bytes is None else experts_bytes,
             "activations_bytes": plan.activations_bytes,
             "cache_formats": dict(plan.cache_formats),
             "kv_bytes_per_token": kv_bytes_per_token,

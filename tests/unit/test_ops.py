@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is the reference")
 
-from freehold import ops  # noqa: E402
+from freehold import _native, ops  # noqa: E402
 from freehold.engine.executor import Batch  # noqa: E402
 from freehold.errors import UnsupportedError  # noqa: E402
 from freehold.executors.native import NativeExecutor  # noqa: E402
@@ -28,6 +28,10 @@ SHAPES |= {
     "down": (8, WIDTH, 48),
     "route": (8, WIDTH),
     "correction": (8,),
+    "one": (1, WIDTH),
+    "gate.bias": (8, 48),
+    "up.bias": (8, 48),
+    "down.bias": (8, WIDTH),
 }
 
 
@@ -41,12 +45,27 @@ def rope(x, batch, **options):
     return ops.rope(x, batch.positions, ops.Rope(rope_frequencies(24, 100.0), **options), HEADS)
 
 
+def experts(x, p, **options):
+    return ops.experts(x, ops.linear(x, p["route"]), p["gate"], p["up"], p["down"], **options)
+
+
+GROUPED = ops.Router(2, scoring="sigmoid", num_groups=4, top_groups=2, group_score="top2", scale=1.5)
+BEST_GROUP = ops.Router(3, num_groups=2, top_groups=1, normalize=False)
+
+
+def gated(x, p, batch, activation):
+    return ops.gated_rms_norm(x, rope(x, batch), p["head"], 1e-3, HEADS, activation)
+
+
 # Each takes rows (T, WIDTH), the parameters and the batch, and gives rows (T, WIDTH).
 PROBES = {
     "rms_norm": lambda x, p, batch: ops.rms_norm(x, p["row"], 1e-3),
     "rms_norm of heads": lambda x, p, batch: ops.rms_norm(x, p["head"], 1e-3, HEADS),
     "rms_norm with an offset": lambda x, p, batch: ops.rms_norm(x, p["head"], 1e-3, HEADS, 1.0),
     "rms_norm without weight": lambda x, p, batch: ops.rms_norm(x, None, 1e-3, HEADS),
+    "layer_norm": lambda x, p, batch: ops.layer_norm(x, p["row"], p["bias"], 1e-3),
+    "gated_rms_norm by silu": lambda x, p, batch: gated(x, p, batch, "silu"),
+    "gated_rms_norm by sigmoid": lambda x, p, batch: gated(x, p, batch, "sigmoid"),
     "rope": lambda x, p, batch: rope(x, batch),
     "rope interleaved": lambda x, p, batch: rope(x, batch, interleaved=True, scale=1.2),
     "rope of trailing channels": lambda x, p, batch: ops.rope(
@@ -64,17 +83,25 @@ PROBES = {
     "add": lambda x, p, batch: ops.add(x, rope(x, batch)),
     "add with scales": lambda x, p, batch: ops.add(x, rope(x, batch), 0.5, -2.0),
     "sigmoid_gate": lambda x, p, batch: ops.sigmoid_gate(x, rope(x, batch)),
-    "experts": lambda x, p, batch: ops.experts(
-        x, ops.linear(x, p["route"]), p["gate"], p["up"], p["down"], router=ops.Router(3)
-    ),
-    "experts in groups": lambda x, p, batch: ops.experts(
+    "sigmoid_gate of rows": lambda x, p, batch: ops.sigmoid_gate(x, ops.linear(x, p["one"])),
+    "experts": lambda x, p, batch: experts(x, p, router=ops.Router(3)),
+    "all experts": lambda x, p, batch: experts(x, p, router=ops.Router(8, least_sum=5.0)),
+    "experts in groups": lambda x, p, batch: experts(x, p, router=GROUPED, correction_E=p["correction"]),
+    "experts of the best group": lambda x, p, batch: experts(x, p, router=BEST_GROUP),
+    "experts with biases, clamped": lambda x, p, batch: experts(
         x,
-        ops.linear(x, p["route"]),
-        p["gate"],
-        p["up"],
-        p["down"],
-        router=ops.Router(2, scoring="sigmoid", num_groups=4, top_groups=2, group_score="top2", scale=1.5),
-        correction_E=p["correction"],
+        p,
+        router=ops.Router(2),
+        gate_bias_EF=p["gate.bias"],
+        up_bias_EF=p["up.bias"],
+        down_bias_ED=p["down.bias"],
+        glu=ops.Glu(1.7, 3.0, 1.0),
+    ),
+    "experts whose inputs are scaled": lambda x, p, batch: experts(
+        x, p, router=ops.Router(2, scoring="sigmoid", normalize=False, scales_inputs=True)
+    ),
+    "experts of normed rows, added to them": lambda x, p, batch: ops.add(
+        x, experts(ops.rms_norm(x, p["row"], 1e-3), p, router=ops.Router(3))
     ),
     "scale_by_position": lambda x, p, batch: ops.scale_by_position(x, batch.positions, 0.2, 8),
 }
@@ -139,6 +166,16 @@ def test_native_beside_torch(name, checkpoint):
         assert abs(ours - expected).max() <= 2e-5 * abs(expected).max() + 1e-5
         first += rows
     assert first == len(tokens)
+
+
+@pytest.mark.parametrize("isa", _native.supported_isas())
+@pytest.mark.parametrize("name", [name for name in PROBES if "experts" in name or "norm" in name or "gate" in name])
+def test_every_instruction_set(name, isa, checkpoint, monkeypatch):
+    monkeypatch.setenv("FREEHOLD_ISA", isa)
+    native = NativeExecutor(Probe(PROBES[name]), checkpoint, num_blocks=4, dtype="float32", threads=1)
+    reference = TorchExecutor(Probe(PROBES[name]), checkpoint, num_blocks=4)
+    ours, expected = (run(executor, list(range(50)), 0, [2, 1]) for executor in (native, reference))
+    assert abs(ours - expected).max() <= 2e-5 * abs(expected).max() + 1e-5
 
 
 # The router's rule, figure by figure.

@@ -54,6 +54,7 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("chat template", f"sha256 {info['template_sha256']}" if info["template_sha256"] else "none"),
         ("licence", licence or "the file does not say"),
         ("memory: weights", human_bytes(memory["weights_bytes"])),
+        *_experts_rows(memory),
         ("memory: activations", human_bytes(memory["activations_bytes"])),
         (
             "memory: KV cache",
@@ -63,3 +64,13 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("memory: in all", human_bytes(memory["total_bytes"])),
     ]
+
+
+def _experts_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:
+    if not memory["experts_bytes"]:
+        return []
+    total, here = memory["experts_bytes"], memory["experts_in_memory_bytes"]
+    rest = "all in memory on this machine"
+    if here < total:
+        rest = f"{human_bytes(here)} in memory on this machine, the rest read from the file when it is used"
+    return [("memory: experts", f"{human_bytes(total)} of the weights; {rest}")]

@@ -1,5 +1,6 @@
 """How much memory there is, and how much of it the KV cache gets."""
 
+import resource
 import sys
 from pathlib import Path
 
@@ -9,8 +10,16 @@ DEFAULT_KV_TOKENS = 16 * 2048  # enough for sixteen conversations of a common le
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: the machine's available memory, or less where a cgroup says so."""
-    return max(0, min(_meminfo("MemAvailable"), *cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))))
+    """Bytes that this process may still take: the machine's available memory, or less where a limit says so."""
+    limits = cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")) + process_limits()
+    return max(0, min(_proc_bytes("meminfo", "MemAvailable"), *limits))
+
+
+def process_limits() -> list[int]:
+    """Bytes left below this process's own limits (`ulimit`) of address space and of data."""
+    kinds = ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData"))
+    limits = [(resource.getrlimit(kind)[0], used) for kind, used in kinds]
+    return [limit - _proc_bytes("self/status", used) for limit, used in limits if limit != resource.RLIM_INFINITY]
 
 
 def cgroup_limits(membership: Path, mount: Path) -> list[int]:
@@ -41,11 +50,21 @@ def cgroup_limits(membership: Path, mount: Path) -> list[int]:
     return limits
 
 
-def _meminfo(key: str) -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
+def _proc_bytes(file: str, key: str) -> int:
+    for line in Path("/proc", file).read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/meminfo has no {key}")
+    raise OSError(f"/proc/{file} has no {key}")
+
+
+def budget_experts(fixed_bytes: int, experts_bytes: int, context_bytes: int, available: int) -> int | None:
+    """Bytes for experts, `experts_bytes` of the `fixed_bytes`, beside the cache of one context; None: all fit.
+
+    Where they do not fit, the rest stays in the file. A tenth of what there is is left to the pages read from it.
+    """
+    if not experts_bytes or fixed_bytes + context_bytes <= available:
+        return None
+    return max(0, (available - context_bytes - fixed_bytes + experts_bytes) * 9 // 10)
 
 
 def budget_kv_blocks(fixed_bytes: int, block_bytes: int, block_size: int, context: int, available: int) -> int:

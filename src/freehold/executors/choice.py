@@ -11,13 +11,14 @@ EXECUTORS = ("native", "torch")
 
 @dataclass(frozen=True)
 class Choice:
-    """`plan(model, checkpoint)` says what memory `make(model, checkpoint, num_blocks)` will take.
+    """`plan(model, checkpoint)` says what memory `make(model, checkpoint, num_blocks, experts_bytes)` will take.
 
+    `experts_bytes`: memory for routed experts where not all fit, else None.
     `available_bytes()` is that of the device; None: the machine's own memory counts.
     """
 
     plan: Callable[[Any, Any], Any]
-    make: Callable[[Any, Any, int], Any]
+    make: Callable[[Any, Any, int, int | None], Any]
     available_bytes: Callable[[], int] | None = None
 
 
@@ -37,8 +38,8 @@ def _native(device: str, options: Mapping[str, Any], threads: int | None) -> Cho
         raise RequestError(f"device {device!r}: the native executor runs on the CPU", "use the torch executor")
     return Choice(
         plan=lambda model, checkpoint: native.memory_plan(model, checkpoint, **options),
-        make=lambda model, checkpoint, num_blocks: native.NativeExecutor(
-            model, checkpoint, num_blocks=num_blocks, threads=threads, **options
+        make=lambda model, checkpoint, num_blocks, experts_bytes: native.NativeExecutor(
+            model, checkpoint, num_blocks=num_blocks, experts_bytes=experts_bytes, threads=threads, **options
         ),
     )
 
@@ -57,7 +58,7 @@ def _torch(device: str, dtype: str | None, threads: int | None, kv_format: str) 
     options = {"device": device, "dtype": dtype}
     return Choice(
         plan=lambda model, checkpoint: executor.memory_plan(model, checkpoint, **options),
-        make=lambda model, checkpoint, num_blocks: executor.TorchExecutor(
+        make=lambda model, checkpoint, num_blocks, _: executor.TorchExecutor(
             model, checkpoint, num_blocks=num_blocks, threads=threads, **options
         ),
         available_bytes=None if place.type == "cpu" else lambda: executor.available_device_memory(device),

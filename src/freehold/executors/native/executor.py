@@ -284,6 +284,10 @@ class NativeExecutor:
             info["experts"] = {"total": self._num_experts, "in_memory": self._num_experts - absent}
         return info
 
+    def experts_read(self) -> tuple[int, int]:
+        """How often an expert that may stay in the file was found in memory, and how often it was read."""
+        return (self._experts.cache.hits, self._experts.cache.misses) if self._experts else (0, 0)
+
     # The engine's face.
 
     def run(self, batch: Any) -> None:

@@ -55,16 +55,18 @@ class ExpertMemory:
         return _native.lying_experts(self.cache, tensor.format, *parameter.shape[1:], places, bias)
 
 
-def add_experts(program: Any, step: Step, buffers: Any, norm: list[float], weights: Any, memory: Any) -> None:
+def add_experts(
+    program: Any, step: Step, buffers: Any, norm: list[float], weights: Any, memory: ExpertMemory | None
+) -> None:
     """Add the step to the native program.
 
-    `weights`: the packed matrices of the experts that do not stay in the file; `memory`: an ExpertMemory or None.
+    `weights`: the packed matrices of experts; `memory`: of those that stay in the file, where some do.
     """
     call, norm_call, residual = step.calls[0], step.options["norm"], step.options.get("residual")
     gate, up, down = call.options["matrices"]
     lying = memory if memory is not None and gate.name in memory.names else None
     matrices = []
-    for parameter, bias in zip((gate, up, down), call.options["biases"], strict=True):
+    for parameter, bias in zip(call.options["matrices"], call.options["biases"], strict=True):
         floats = bias.floats() if bias else []
         matrices.append(
             lying.matrix(parameter, floats) if lying else _native.packed_experts(weights[parameter.name], floats)
