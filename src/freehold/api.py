@@ -334,17 +334,17 @@ def load(
     available = (choice.available_bytes or available_memory)()
     if memory_bytes is not None:
         available = min(available, memory_bytes)
+    fixed, experts_bytes = _budget(plan, context, available)
     num_blocks = budget_kv_blocks(fixed, plan.block_bytes, plan.block_size, context, available)
-    text = _Background(
-        lambda: read_text(checkpoint.metadata, checkpoint.folder)
-    )  # made ready while the weights are repacked
-    runner = choice.make(model, checkpoint, num_blocks)
+    # Made ready while the weights are repacked.
+    text = _Background(lambda: read_text(checkpoint.metadata, checkpoint.folder))
+    runner = choice.make(model, checkpoint, num_blocks, experts_bytes)
     tokenizer, template = text.result()
     if tokenizer.vocab_size > config.vocabulary_size:
         tokens, rows = tokenizer.vocab_size, config.vocabulary_size
         raise RequestError(f"{stored.path}: {tokens} tokens in the vocabulary, {rows} rows in the embedding")
     engine = Engine(runner, native_sampler, context=context, max_waiting=max_waiting, speculates=speculate)
-    info = _info(stored, checkpoint, model, context, plan)
+    info = _info(stored, checkpoint, model, context, plan, experts_bytes)
     info |= {"executor": executor, **runner.info, "kv_tokens": num_blocks * plan.block_size}
     return Model(tokenizer, template, runner, engine, info)
 

@@ -6,8 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-from laws.test_same_bits import PROMPT, check, chunked, executor, logits_of_last
-from random_models import TOKENIZER, write_moe
 
 import freehold
 from freehold import _native
@@ -17,6 +15,8 @@ from freehold.errors import EngineError, MemoryBudgetError
 from freehold.executors.native import NativeExecutor, memory_plan, native_sampler
 from freehold.models.registry import model_for
 from freehold.weights.gguf import open_gguf
+from laws.test_same_bits import PROMPT, check, chunked, executor, logits_of_last
+from random_models import TOKENIZER, write_moe
 
 ISAS = _native.supported_isas()
 TOKENS = [token % 61 for token in PROMPT]

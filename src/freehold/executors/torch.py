@@ -46,6 +46,7 @@ class MemoryPlan:
     block_bytes: int  # of one block of the cache
     block_size: int  # tokens of a block
     cache_formats: Mapping[str, str]  # what layers keep of the past (keys, latents, ...) -> its format
+    experts_bytes: int = 0  # none may stay in the file
 
 
 def check_device(device: str) -> torch.device:
