@@ -31,7 +31,7 @@ def activation_bytes(calls: Iterable[Call], dtype: str | None, max_rows: int) ->
 
 
 def _activation_bytes(call: Call, dtype: str | None, max_rows: int) -> int:
-    gate, up, down = call.options["matrices"]
+    gate = call.options["matrices"][0]
     plain = [dtype == "float32" or m.tensor.format in ("F32", "F16", "BF16") for m in (gate, up, down)]
     inputs, inner = gate.shape[2], down.shape[2]
     return _native.experts_memory_bytes(
@@ -63,7 +63,7 @@ def add_experts(
     `weights`: the packed matrices of experts; `memory`: of those that stay in the file, where some do.
     """
     call, norm_call, residual = step.calls[0], step.options["norm"], step.options.get("residual")
-    gate, up, down = call.options["matrices"]
+    gate = call.options["matrices"][0]
     lying = memory if memory is not None and gate.name in memory.names else None
     matrices = []
     for parameter, bias in zip(call.options["matrices"], call.options["biases"], strict=True):
