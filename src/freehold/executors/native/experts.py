@@ -31,7 +31,7 @@ def activation_bytes(calls: Iterable[Call], dtype: str | None, max_rows: int) ->
 
 
 def _activation_bytes(call: Call, dtype: str | None, max_rows: int) -> int:
-    gate = call.options["matrices"][0]
+    gate, up, down = call.options["matrices"]
     plain = [dtype == "float32" or m.tensor.format in ("F32", "F16", "BF16") for m in (gate, up, down)]
     inputs, inner = gate.shape[2], down.shape[2]
     return _native.experts_memory_bytes(
