@@ -29,35 +29,47 @@ struct LatentKernels {
         return S::load(reinterpret_cast<const float*>(row) + column);
     }
 
-    // acc[q][k] += the products of D queries and D keys over `dim` columns.
-    FH_INLINE void multiply(const float* q, int q_stride, const uint8_t* const* keys, int dim, F (&acc)[D][D][V]) {
-        for (int c = 0; c < dim; c += 16) {
-            F k[D][V];
+    // out[query][key] (strides of kSpan) for D queries and D keys: products over the `first_dim` columns of their first
+    // parts, then the others. Its loops must be unrolled before the sums can live in registers: 1.6 times as fast.
+    FH_INLINE void tile(const KeyRows& keys, int first, const float* q, float* out) {
+        const int stride = keys.first_dim + keys.second_dim;
+        F acc[D][D][V];
+#pragma GCC unroll 4
+        for (int i = 0; i < D; i++)
+#pragma GCC unroll 4
             for (int j = 0; j < D; j++)
-                for (int v = 0; v < V; v++) k[j][v] = load(keys[j], c + v * S::W);
-            for (int i = 0; i < D; i++)
-                for (int v = 0; v < V; v++) {
-                    const F x = S::load(q + i * q_stride + c + v * S::W);
-                    for (int j = 0; j < D; j++) acc[i][j][v] = S::fma(x, k[j][v], acc[i][j][v]);
-                }
-        }
+#pragma GCC unroll 4
+                for (int v = 0; v < V; v++) acc[i][j][v] = S::zero();
+        const auto multiply = [&](const uint8_t* const* rows, const float* x, int dim) {
+            for (int c = 0; c < dim; c += 16) {
+                F k[D][V];
+#pragma GCC unroll 4
+                for (int j = 0; j < D; j++)
+#pragma GCC unroll 4
+                    for (int v = 0; v < V; v++) k[j][v] = load(rows[j], c + v * S::W);
+#pragma GCC unroll 4
+                for (int i = 0; i < D; i++)
+#pragma GCC unroll 4
+                    for (int v = 0; v < V; v++) {
+                        const F part = S::load(x + i * stride + c + v * S::W);
+#pragma GCC unroll 4
+                        for (int j = 0; j < D; j++) acc[i][j][v] = S::fma(part, k[j][v], acc[i][j][v]);
+                    }
+            }
+        };
+        multiply(keys.first + first, q, keys.first_dim);
+        if (keys.second_dim) multiply(keys.second + first, q + keys.first_dim, keys.second_dim);
+#pragma GCC unroll 4
+        for (int i = 0; i < D; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < D; j++) out[i * kSpan + j] = S::sum16(acc[i][j]);
     }
 
-    // out[query][key] (strides of kSpan) for kGroup queries and the keys of a block from `first` on.
+    // out[query][key] for kGroup queries and the keys of a block from `first` on.
     static void score_block(const KeyRows& keys, const float* q, int first, float* out) {
-        const int stride = keys.first_dim + keys.second_dim;
         for (int i = 0; i < kGroup; i += D)
-            for (int k = first; k < first + kKvBlock; k += D) {
-                F acc[D][D][V];
-                for (auto& row : acc)
-                    for (auto& lanes : row)
-                        for (F& v : lanes) v = S::zero();
-                multiply(q + i * stride, stride, keys.first + k, keys.first_dim, acc);
-                if (keys.second_dim)
-                    multiply(q + i * stride + keys.first_dim, stride, keys.second + k, keys.second_dim, acc);
-                for (int r = 0; r < D; r++)
-                    for (int j = 0; j < D; j++) out[(i + r) * kSpan + k + j] = S::sum16(acc[r][j]);
-            }
+            for (int k = first; k < first + kKvBlock; k += D)
+                tile(keys, k, q + i * (keys.first_dim + keys.second_dim), out + i * kSpan + k);
     }
 
     // out[r][column..column + N * W) = sum over keys of weights[r][key] * key, for kValueRows queries.
