@@ -363,7 +363,14 @@ void bind_executor(nb::module_& m) {
             "sinks"_a = std::vector<float>())
         .def("experts", &bind_add_experts, "input"_a, "norm"_a, "eps"_a, "logits"_a, "out"_a, "residual"_a, "router"_a,
              "gate"_a, "up"_a, "down"_a, "glu"_a, "cache"_a.none())
-        .def("keep_rows", &add_keep_rows, "input"_a, "rows"_a)
+        .def(
+            "keep_rows",
+            [](Program& p, const std::vector<std::pair<int, int>>& parts) {
+                std::vector<KeptPart> kept;
+                for (const auto& [input, rows] : parts) kept.push_back({input, rows});
+                add_keep_rows(p, std::move(kept));
+            },
+            "parts"_a)
         .def(
             "head_linear",
             [](Program& p, std::string name, int input, int in_stride, std::vector<PackedWeight> weights, int out,

@@ -95,6 +95,11 @@ struct HeadLinearOptions {
     std::vector<PackedWeight> weights;  // of each head, all of one shape
 };
 
+// A buffer whose rows are kept, and as which of the cache's rows.
+struct KeptPart {
+    int input, rows;
+};
+
 // Attention on latents: a key is a latent and a rotated key, a value is the latent.
 struct LatentOptions {
     int absorbed;            // queries of latents: [num_heads][latent, rounded up to 16]
@@ -116,7 +121,7 @@ struct SelectKeysOptions {
 
 void add_short_convolutions(Program&, int taps, std::vector<Convolution>);
 void add_recurrence(Program&, RecurrenceOptions);
-void add_keep_rows(Program&, int input, int rows);  // into the pages
+void add_keep_rows(Program&, std::vector<KeptPart>);  // into the pages
 void add_head_linear(Program&, HeadLinearOptions);
 void add_latent_attention(Program&, LatentOptions);
 void add_select_keys(Program&, SelectKeysOptions);

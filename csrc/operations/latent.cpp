@@ -162,15 +162,19 @@ class LatentAttention : public Operation {
 
 }  // namespace
 
-void add_keep_rows(Program& program, int input, int rows) {
-    const RowCache kept = program.context().cache.rows.at(size_t(rows));
-    check_width(program, input, kept.width, "keep rows");
-    add_rowwise(program, "keep rows", input, [=](Context& context, int row, float* values) {
+void add_keep_rows(Program& program, std::vector<KeptPart> parts) {
+    const auto& kept = program.context().cache.rows;
+    if (parts.empty()) throw std::invalid_argument("keep rows: no parts");
+    for (const KeptPart& part : parts) check_width(program, part.input, kept.at(size_t(part.rows)).width, "keep rows");
+    add_rowwise(program, "keep rows", parts[0].input, [=](Context& context, int row, float*) {
         const auto& requests = context.step.requests;
         const auto request = std::find_if(requests.begin(), requests.end(),
                                           [=](const StepRequest& r) { return row < r.first_row + r.num_rows; });
-        context.kernels->keep_row(context.cache.row_format(), values, kept.width,
-                                  kept_row(context, *request, kept, context.step.positions[size_t(row)]));
+        for (const KeptPart& part : parts) {
+            const RowCache& rows = context.cache.rows[size_t(part.rows)];
+            context.kernels->keep_row(context.cache.row_format(), buffer_of(context, part.input).row(row), rows.width,
+                                      kept_row(context, *request, rows, context.step.positions[size_t(row)]));
+        }
     });
 }
 

@@ -181,11 +181,10 @@ void run_latents(const Kernels& kernels, Format format, KvFormat kv) {
     for (int to : {q, latent, turned, index_q, index_k, index_weights})
         projections.push_back({plain.make(program.context().buffers[size_t(to)]->width, kWidth), {}, to});
     add_linear(program, {"in", x, {}, 0, projections, -1, Epilogue::None, {}, 0});
-    add_keep_rows(program, index_k, index_keys);
+    add_keep_rows(program, {{index_k, index_keys}});
     add_select_keys(program, {index_q, index_weights, index_keys, kIndexHeads, 280, selected});
     add_head_linear(program, {"key up", q, kPlain + kRope, absorbed, kRank, stack(kRank, kPlain)});
-    add_keep_rows(program, latent, latents);
-    add_keep_rows(program, turned, rope_keys);
+    add_keep_rows(program, {{latent, latents}, {turned, rope_keys}});
     add_latent_attention(program, {.absorbed = absorbed,
                                    .q = q,
                                    .out = absorbed,

@@ -1,5 +1,6 @@
 """A model of transformers with random weights, and ours with the same, through the names that labs publish."""
 
+import queue
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import transformers
 from safetensors.torch import load_file
 
 from freehold.engine.executor import Batch
+from freehold.engine.request import FinishEvent, Request, SamplingParams, TokenEvent
 from freehold.errors import UnsupportedError
 from freehold.executors.native import NativeExecutor
 from freehold.executors.torch import TorchExecutor
@@ -91,3 +93,22 @@ def assert_close(ours: Any, reference: Any) -> None:
     assert abs(ours - reference).max() <= tolerance
     chosen = reference[range(len(ours)), ours.argmax(-1)]
     assert (reference.max(-1) - chosen <= tolerance).all()  # the same token, but where two are all but equal
+
+
+def drawn_replies(engine: Any, prompts: list[list[int]], count: int) -> tuple[list[list[tuple[int, float]]], list[int]]:
+    """(token, log-probability) of each prompt's greedy reply, all submitted at once; and of how many tokens of the
+    prompt the cache had the past."""
+    requests = []
+    for prompt in prompts:
+        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        request = Request(prompt, SamplingParams(temperature=0, max_tokens=count), events.put)
+        engine.submit(request)
+        requests.append((request, events))
+    replies = []
+    for _, events in requests:
+        reply = []
+        while not isinstance(event := events.get(timeout=60), FinishEvent):
+            if isinstance(event, TokenEvent):
+                reply.append((event.token, event.logprob))
+        replies.append(reply)
+    return replies, [request.num_cached for request, _ in requests]

@@ -1,16 +1,13 @@
 """Models that keep a state through the engine: shared prefixes, chunks, neighbours and preemption change no token."""
 
-import queue
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is needed for the reference")
 pytest.importorskip("transformers", reason="transformers is the reference")
 
 from freehold.engine.engine import Engine  # noqa: E402
-from freehold.engine.request import FinishEvent, Request, SamplingParams, TokenEvent  # noqa: E402
 from freehold.executors.native import native_sampler  # noqa: E402
-from parity.reference import make_pair, random_ids  # noqa: E402
+from parity.reference import drawn_replies, make_pair, random_ids  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=["qwen3_next", "kimi_linear", "minimax"])
@@ -31,20 +28,8 @@ def engine_of(pair, kind, num_blocks=12):
 
 def replies(engine, prompts, count):
     """Tokens of each prompt's greedy reply, all submitted at once; and how many of the prompt came from the cache."""
-    requests = []
-    for prompt in prompts:
-        events = queue.SimpleQueue()
-        request = Request(prompt, SamplingParams(temperature=0, max_tokens=count), events.put)
-        engine.submit(request)
-        requests.append((request, events))
-    tokens = []
-    for _, events in requests:
-        reply = []
-        while not isinstance(event := events.get(timeout=60), FinishEvent):
-            if isinstance(event, TokenEvent):
-                reply.append(event.token)
-        tokens.append(reply)
-    return tokens, [request.num_cached for request, _ in requests]
+    drawn, cached = drawn_replies(engine, prompts, count)
+    return [[token for token, _ in reply] for reply in drawn], cached
 
 
 def test_shared_prefixes_and_neighbours_change_no_token(pair, kind):

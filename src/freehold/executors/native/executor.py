@@ -217,8 +217,7 @@ class NativeExecutor:
         call = step.calls[0]
         absorbed, q, latents, rope_keys, *selected = (self._buffers[value] for value in call.inputs)
         kept = [self._cache.rows[call.options["layer"], name] for name in ("latents", "rope_keys")]
-        for source, rows in zip((latents, rope_keys), kept, strict=True):
-            self._program.keep_rows(source, rows)
+        self._program.keep_rows([(latents, kept[0]), (rope_keys, kept[1])])
         self._program.latent_attention(
             absorbed=absorbed,
             q=q,
@@ -234,7 +233,7 @@ class NativeExecutor:
         call = step.calls[0]
         q, k, weights = (self._buffers[value] for value in call.inputs)
         keys = self._cache.rows[call.options["layer"], "index_keys"]
-        self._program.keep_rows(k, keys)
+        self._program.keep_rows([(k, keys)])
         out, heads, top_k = self._buffers[call.output], call.inputs[2].width, call.output.width
         self._program.select_keys(q, weights, keys, heads, top_k, out)
 
