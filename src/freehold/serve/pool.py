@@ -93,6 +93,9 @@ class ModelPool:
 
     async def get(self, name: str) -> Served:
         served = self.loaded.get(name)
+        if served and served.model.engine.failure:  # by a bug: another engine may do better
+            served = None
+            await asyncio.to_thread(self.loaded.pop(name).model.close)
         if served is None and self._lock.locked() and not self.loaded:
             raise ServeError(503, "the model is being loaded", "loading", retry_after_s=1)
         if served is None:
