@@ -51,15 +51,18 @@ def figures_line(title, row):
     return f"  {title}, {row['unit']}: {cells}: ratio {row['ratio']:.2f}, required {' '.join(verdict(row))}"
 
 
+def where(facts):
+    """A sentence on the machine, the commit and the versions."""
+    cpu = f"{facts['cores']} cores of {facts['cpu']} ({', '.join(facts['features'])})"
+    place = f"{cpu}, huge pages {facts['huge_pages']}"
+    return f"{facts['date']}, commit {facts['commit']}, {place}. {', '.join(facts['versions'])}."
+
+
 def section(result, facts, mark):
     """One model's part of RESULTS.md."""
-    title = f"{result['model']}, {facts['instruction_set']}"
-    where = (
-        f"{facts['cores']} cores of {facts['cpu']} ({', '.join(facts['features'])}), huge pages {facts['huge_pages']}"
-    )
     lines = [
-        *(f"## {title}", ""),
-        f"{facts['date']}, commit {facts['commit']}, {where}. {', '.join(facts['versions'])}.",
+        *(f"## {result['model']}, {facts['instruction_set']}", ""),
+        where(facts),
         *(f"sha256 `{result['sha256']}`.", ""),
         "| work | freehold | peers | ratio | required | reached | stolen |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -85,9 +88,13 @@ def section(result, facts, mark):
 
 
 def write(result, facts):
-    """Renew the section of this model on this kind of machine; everything else in RESULTS.md stays."""
-    mark, text = f"{result['model']} {facts['instruction_set']}", RESULTS.read_text()
-    begin, end = f"<!-- begin {mark} -->", f"<!-- end {mark} -->"
-    before, found, rest = text.partition(begin)
-    after = rest.partition(end)[2] if found else ""
-    RESULTS.write_text(before.rstrip() + "\n\n" + section(result, facts, mark) + (after or "\n"))
+    """Renew the section of this model on this kind of machine."""
+    mark = f"{result['model']} {facts['instruction_set']}"
+    renew(mark, section(result, facts, mark))
+
+
+def renew(mark, section):
+    """Put a section in the place of the one that is marked so; everything else in RESULTS.md stays."""
+    before, found, rest = RESULTS.read_text().partition(f"<!-- begin {mark} -->")
+    after = rest.partition(f"<!-- end {mark} -->")[2] if found else ""
+    RESULTS.write_text(before.rstrip() + "\n\n" + section + (after or "\n"))

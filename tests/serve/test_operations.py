@@ -5,6 +5,8 @@ import subprocess
 import pytest
 from server_process import FREEHOLD, Server
 
+from freehold.cli import main
+
 CHAT = {"messages": [{"role": "user", "content": "Name three colours."}], "max_tokens": 6, "temperature": 0}
 
 
@@ -60,6 +62,14 @@ def test_the_log_tells_of_a_request_but_not_its_text(server):
     assert not any("colours" in line for line in server.log)
     forged = server.http.get("/health", headers={"x-request-id": "a" * 200}).headers["x-request-id"]
     assert len(forged) == 24
+
+
+def test_fields_that_nobody_reads_are_named(server):
+    body = CHAT | {"user": "me", "sampling_mood": 1, "bad name": 1}
+    for stream in (False, True):
+        answer = server.http.post("/v1/chat/completions", json=body | {"stream": stream})
+        assert answer.headers["x-ignored-fields"] == "user, sampling_mood"
+    assert "x-ignored-fields" not in server.http.post("/v1/chat/completions", json=CHAT).headers
 
 
 def test_tokens(server):
@@ -135,25 +145,39 @@ def test_every_flag_can_be_said_by_the_environment():
         (("--config", "{wrong}"), "'eighty' is not a valid integer"),
         (("--max-waiting", "0"), "0 is not in the range"),
         (("--memory", "0"), "0.0 is not in the range"),
-        (("--memory", "0.05"), "needs 0.31 GB of memory, 0.05 GB are available"),
         (("no-such-model",), "neither a file, a folder nor a model in the catalogue"),
-        (("{text}",), "not a GGUF file"),
         (("{model}", "{model}"), "two models of one name"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, smollm, tmp_path):
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, smollm, tmp_path, capsys, monkeypatch):
     files = {"text": "hello [", "unknown": 'modles = ["x"]', "nested": "port = [80]", "wrong": 'max-waiting = "eighty"'}
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     names = {name: tmp_path / name for name in (*files, "missing")} | {"model": smollm}
-    arguments = [argument.format(**names) for argument in arguments]
     own = [smollm] if arguments[0].startswith("-") else []
-    done = subprocess.run(
-        [FREEHOLD, "serve", *own, *arguments, "--port", "0"], capture_output=True, text=True, timeout=60
-    )
+    given = [*own, *(argument.format(**names) for argument in arguments), "--port", 0]
+    monkeypatch.setattr("sys.argv", ["freehold", "serve", *map(str, given)])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0].startswith("error: ") and message in errors[0]
+    assert len(errors) <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{model}", "--memory", "0.05"), "needs 0.31 GB of memory, 0.05 GB are available"),
+        (("{text}",), "not a GGUF file"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_ends_the_server(arguments, message, smollm, tmp_path):
+    (tmp_path / "text").write_text("hello [")
+    given = [argument.format(model=smollm, text=tmp_path / "text") for argument in arguments]
+    done = subprocess.run([FREEHOLD, "serve", *given, "--port", "0"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith(("error:", "hint:"))]
-    assert message in lines[0]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert message in line
     assert "Traceback" not in done.stderr
 
 

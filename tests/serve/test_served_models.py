@@ -1,14 +1,15 @@
 """Several models in one server: loaded when they are asked for, within a budget, the least used unloaded."""
 
+import httpx
 import pytest
 from server_process import Server
 
 ADMIN = {"authorization": "Bearer the-admin-key"}
 
 
-def chat(server, model, **options):
+def chat(server, model, timeout=60):
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "temperature": 0}
-    return server.http.post("/v1/chat/completions", json=body | options)
+    return server.http.post("/v1/chat/completions", json=body, timeout=timeout)
 
 
 def loaded(server):
@@ -60,6 +61,18 @@ def test_a_model_that_answers_is_not_unloaded(pool):
         assert "requests use it" in refused.json()["error"]["message"]
     for stream in streams:
         assert b"[DONE]" in stream.read()
+
+
+def test_a_model_whose_asker_has_gone_is_loaded_once_and_kept(pool):
+    pool.wait_until(lambda: not pool.metric("vllm:num_requests_running"))
+    (other,) = {"one", "two", "three"} - loaded(pool)
+    before = len(pool.events("model loaded"))
+    with pytest.raises(httpx.ReadTimeout):
+        chat(pool, other, timeout=0.05)
+    assert chat(pool, other).status_code == 200
+    assert [line["model"] for line in pool.events("model loaded")[before:]] == [other]
+    used = sum(model["size"] for model in pool.http.get("/api/ps").json()["models"])
+    assert used <= 0.7e9
 
 
 def test_load_and_unload(pool):

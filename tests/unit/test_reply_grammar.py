@@ -129,6 +129,32 @@ def test_no_call_where_none_is_chosen(family):
     assert not accepts(grammar, family.special, family.reply("", reasoning(family), (("clock", {}),)))
 
 
+@families
+def test_an_answer_of_a_schema_beside_calls(family):
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    how = {"choice": "auto", "parallel": True, "prompt_tail": family.header, "answer_schema": schema}
+    grammar = family.detect().tool_grammar(TOOLS, **how)
+    if family.name in ("llama3-json", "llama4-pythonic", "glm-4-0414"):
+        assert grammar is None  # an answer in JSON looks like a call
+        return
+    thoughts = reasoning(family)
+    assert accepts(grammar, family.special, family.reply('{"n": 5}', thoughts))
+    assert accepts(grammar, family.special, family.reply("", thoughts, (("clock", {}),)))
+    assert not accepts(grammar, family.special, family.reply("Five.", thoughts))
+    assert not accepts(grammar, family.special, family.reply('{"n": "5"}', thoughts))
+
+
+@families
+def test_what_closes_the_reasoning_is_what_the_family_writes(family):
+    format = family.detect()
+    if not family.reasons:
+        return
+    written = family.reply('{"n": 5}', "Hm.")
+    before, _, after = format.forced.partition(format.reasoning[1])
+    assert before.strip() == "" and f"{format.reasoning[1]}{after}".rstrip("\n") in written
+    assert (format.answer_opening or format.reasoning[1]) in format.forced
+
+
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.reasons and f.name != "harmony"], ids=lambda f: f.name)
 def test_reasoning_that_the_prompt_closed_is_not_opened_again(family):
     closing = family.detect().reasoning[1]

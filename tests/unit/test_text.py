@@ -50,6 +50,17 @@ def test_ids_of_llama_cpp(real):
         assert tokenizer.decode(expected) == text
 
 
+def test_an_end_of_a_message_is_no_end_of_a_reply_where_replies_have_several():
+    metadata = byte_level(eos_token_id=None)
+    del metadata["tokenizer.ggml.eos_token_id"]
+    assert Tokenizer.from_gguf(metadata).eos_ids == {len(metadata["tokenizer.ggml.tokens"]) - 3}  # <|end|>
+    names = ["<|end|>", "<|return|>", "<|call|>"]
+    metadata["tokenizer.ggml.tokens"] = [*CHARACTERS, "he", "llo", *names]
+    metadata["tokenizer.ggml.token_type"][-1] = 3
+    harmony = Tokenizer.from_gguf(metadata)
+    assert harmony.eos_ids == {harmony.id_of("<|return|>"), harmony.id_of("<|call|>")}
+
+
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(max_size=60))
 def test_every_text_survives(text):

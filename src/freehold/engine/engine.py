@@ -120,6 +120,11 @@ class Engine:
             self._cancelled.append(request)
             self._changed.notify()
 
+    @property
+    def failure(self) -> EngineError | None:
+        """Why the loop has ended, where it was not closed."""
+        return self._failure
+
     def stats(self) -> EngineStats:
         """What the engine is doing and has done so far."""
         scheduler, pool, counts = self._scheduler, self._scheduler.pool, self._counts

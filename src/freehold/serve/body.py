@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 MAX_DEPTH = 100
+_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -30,9 +31,18 @@ class JsonRoute(APIRoute):
         async def with_json(request: Request) -> Any:
             headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
             scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
-            return await handle(JsonRequest(scope, request.receive))
+            parsed = JsonRequest(scope, request.receive)
+            response = await handle(parsed)
+            if self.dependant.body_params:
+                request.state.caller.ignored = await self._ignored(parsed)
+            return response
 
         return with_json
+
+    async def _ignored(self, request: JsonRequest) -> list[str]:
+        """Fields of the request that nobody reads."""
+        shape: Any = self.dependant.body_params[0].field_info.annotation
+        return [name for name in await request.json() if name not in shape.model_fields and _NAME.fullmatch(name)]
 
 
 def parse(body: bytes) -> Any:

@@ -54,7 +54,7 @@ class Reply:
         self.reasoning_tokens = 0
         self._called = False
         self._last_at = 0.0
-        self._note_gap = served.metrics.between_tokens(served.name)
+        self._gaps = served.metrics.gaps(served.name)
 
     async def __aiter__(self) -> AsyncIterator[Step]:
         async for pieces in self._stream.bunches():
@@ -79,7 +79,7 @@ class Reply:
     def _step(self, pieces: list[Piece]) -> Step:
         now = time.monotonic()
         if self._last_at:
-            self._note_gap(now - self._last_at)
+            self._gaps.note(now - self._last_at)
         self._last_at = now
         tokens = [token for p in pieces for token in zip(p.token_ids, p.logprobs, p.top_logprobs, strict=True)]
         text = "".join(piece.text for piece in pieces)

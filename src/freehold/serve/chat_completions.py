@@ -12,9 +12,9 @@ from freehold.serve.body import JsonRoute
 from freehold.serve.chat import Options, Reply, Step, assemble, chat_replies, close_all, gather, merged
 from freehold.serve.constraints import effort_variables, response_grammar, thinking_variables
 from freehold.serve.errors import ServeError
-from freehold.serve.openai import DONE, chosen_tool, head, token_entries, usage_of
+from freehold.serve.openai import DONE, Chunks, chosen_tool, head, token_entries, usage_of
 from freehold.serve.shapes.openai import ChatRequest
-from freehold.serve.sse import EventStream, encode, event, until_gone
+from freehold.serve.sse import EventStream, event, until_gone
 from freehold.text.deltas import Delta, Reasoning, Text, ToolCallArguments, ToolCallStart
 
 router = APIRouter(route_class=JsonRoute)
@@ -102,7 +102,7 @@ async def _events(request: Request, body: ChatRequest, options: Options) -> Asyn
             with_usage = body.stream_options is not None and body.stream_options.include_usage
             if with_usage:
                 top["usage"] = None
-            chunks = _Chunks(top)
+            chunks = Chunks(top, "delta")
             for index in range(len(replies)):
                 yield chunks.chunk(index, {"role": "assistant", "content": ""})
             async for index, step in merged(replies):
@@ -118,9 +118,9 @@ async def _events(request: Request, body: ChatRequest, options: Options) -> Asyn
             await close_all(replies)
 
 
-def _step_text(chunks: "_Chunks", index: int, reply: Reply, step: Step, logprobs: bool) -> str:
+def _step_text(chunks: Chunks, index: int, reply: Reply, step: Step, logprobs: bool) -> str:
     if not logprobs:
-        return "".join(chunks.delta(index, delta) for delta in step.deltas)
+        return "".join(chunks.chunk(index, found) for delta in step.deltas if (found := _delta(delta)))
     choices = [_delta(delta) for delta in step.deltas] or [{"content": ""}]
     found: Any = _logprobs(reply, step.tokens)
     texts = []
@@ -128,22 +128,6 @@ def _step_text(chunks: "_Chunks", index: int, reply: Reply, step: Step, logprobs
         texts.append(chunks.chunk(index, delta, logprobs=found))
         found = None  # with the first only
     return "".join(texts)
-
-
-class _Chunks:
-    """Events of one answer; what all of them share is written once."""
-
-    def __init__(self, top: dict[str, Any]):
-        self._start = f'data: {encode(top)[:-1]},"choices":[{{"index":'
-
-    def delta(self, index: int, delta: Delta) -> str:
-        found = _delta(delta)
-        return self.chunk(index, found) if found else ""
-
-    def chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, logprobs: Any = None) -> str:
-        reason = f'"{finish_reason}"' if finish_reason else "null"
-        found = encode(logprobs) if logprobs else "null"
-        return f'{self._start}{index},"delta":{encode(delta)},"logprobs":{found},"finish_reason":{reason}}}]}}\n\n'
 
 
 def _delta(delta: Delta) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from freehold.serve.chat import Options, Reply, close_all, gather, merged, text_
 from freehold.serve.constraints import response_grammar
 from freehold.serve.errors import ServeError
 from freehold.serve.guard import Caller
-from freehold.serve.openai import DONE, finite, head, usage_of
+from freehold.serve.openai import DONE, Chunks, finite, head, usage_of
 from freehold.serve.pool import Served
 from freehold.serve.shapes.openai import CompletionRequest
 from freehold.serve.sse import EventStream, event, until_gone
@@ -114,26 +114,25 @@ async def _events(request: Request, body: CompletionRequest, options: Options) -
     async with request.app.state.pool.use(body.model) as served:
         prompts, replies = await _start(served, body, options, request.state.caller)
         tokenizer, top = served.model.tokenizer, head("text_completion", served, "cmpl")
+        chunks = Chunks(top, "text")
         echoes = {i: prompts[i // options.n] for i in range(len(replies)) if body.echo}
         offsets = [0] * len(replies)
         try:
             async for index, step in merged(replies):
                 reply = replies[index]
-                choice: dict[str, Any] = {"index": index, "text": "", "logprobs": None, "finish_reason": None}
-                rows: list[Any] = []
+                text, rows, logprobs = "", [], None
                 if index in echoes:
-                    choice["text"] = _text(echoes.pop(index), tokenizer)
+                    text = _text(echoes.pop(index), tokenizer)
                     rows = reply.echoed() if body.logprobs is not None else []
-                if step is None:
-                    choice["finish_reason"] = reply.finish_reason
-                else:
-                    choice["text"] += "".join(delta.text for delta in step.deltas if isinstance(delta, Text))
+                if step is not None:
+                    text += "".join(delta.text for delta in step.deltas if isinstance(delta, Text))
                     rows += step.tokens
                 if body.logprobs is not None and rows:
-                    choice["logprobs"] = _table(rows, tokenizer, offsets[index])
-                    offsets[index] += sum(map(len, choice["logprobs"]["tokens"]))
-                if choice["text"] or choice["logprobs"] or choice["finish_reason"]:
-                    yield event(top | {"choices": [choice]})
+                    logprobs = _table(rows, tokenizer, offsets[index])
+                    offsets[index] += sum(map(len, logprobs["tokens"]))
+                reason = reply.finish_reason if step is None else None
+                if text or logprobs or reason:
+                    yield chunks.chunk(index, text, reason, logprobs)
             if body.stream_options and body.stream_options.include_usage:
                 usage = usage_of(replies, _num_prompt(replies, options.n))
                 yield event(top | {"choices": [], "usage": usage})

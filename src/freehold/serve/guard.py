@@ -31,6 +31,7 @@ class Caller:
     id: str  # of the request
     salt: bytes = b""  # of the key: what one key's requests leave behind, others cannot find
     logs_texts: bool = False
+    ignored: list[str] = field(default_factory=list)  # fields of its body that nobody reads
     fields: dict[str, Any] = field(default_factory=dict)  # of the request's line in the log
 
 
@@ -159,6 +160,8 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", ()), (b"x-request-id", self.caller.id.encode())]
+            if self.caller.ignored:
+                headers.append((b"x-ignored-fields", ", ".join(self.caller.ignored[:20]).encode()))
             message = {**message, "headers": headers}
         await self._send(message)
 

@@ -1,10 +1,12 @@
 """Figures in Prometheus' text format."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -27,9 +29,9 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self._answers = Counter("freehold_requests", "Requests", ["path", "status"], registry=registry)
         self._seconds = Histogram("freehold_request_seconds", "To the end", buckets=SECONDS, registry=registry)
-        first, between = "freehold_time_to_first_token_seconds", "freehold_time_between_tokens_seconds"
+        first = "freehold_time_to_first_token_seconds"
         self._first = Histogram(first, "Of a reply", ["model"], buckets=SECONDS, registry=registry)
-        self._between = Histogram(between, "As they are sent", ["model"], buckets=BETWEEN, registry=registry)
+        self._gaps: dict[str, Gaps] = {}
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         self._answers.labels(path, str(status)).inc()
@@ -38,20 +40,35 @@ class Metrics:
     def replied(self, model: str, completion: Any) -> None:
         self._first.labels(model).observe(completion.timings.time_to_first_token_s)
 
-    def between_tokens(self, model: str) -> Any:
-        """A function that takes the seconds since the token before."""
-        return self._between.labels(model).observe
+    def gaps(self, model: str) -> "Gaps":
+        return self._gaps.setdefault(model, Gaps())
 
     def render(self, pool: Any) -> bytes:
         registry = CollectorRegistry()
-        registry.register(_Engines(pool))
+        registry.register(_Engines(pool, self._gaps))
         return generate_latest(self.registry) + generate_latest(registry)
+
+
+class Gaps:
+    """Seconds between tokens as they are sent. Noted for each token, by the event loop alone: without locks."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BETWEEN) + 1)
+        self.total_s = 0.0
+
+    def note(self, seconds: float) -> None:
+        self.counts[bisect_left(BETWEEN, seconds)] += 1
+        self.total_s += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        return list(zip([*map(str, BETWEEN), "+Inf"], accumulate(self.counts), strict=True))
 
 
 class _Engines:
     """Collects the figures of all loaded models' engines."""
 
-    def __init__(self, pool: Any):
+    def __init__(self, pool: Any, gaps: dict[str, Gaps]):
+        self._gaps = gaps
         self._stats = {name: served.model.engine.stats() for name, served in pool.loaded.items()}
 
     def collect(self) -> Iterator[Metric]:
@@ -69,6 +86,12 @@ class _Engines:
         for model, stats in self._stats.items():
             for reason, count in stats.finished.items():
                 family.add_metric([model, reason], count)
+        yield family
+
+        between = "freehold_time_between_tokens_seconds"
+        family = HistogramMetricFamily(between, "As they are sent", labels=["model"])
+        for model, gaps in self._gaps.items():
+            family.add_metric([model], gaps.buckets(), gaps.total_s)
         yield family
 
     def _gauge(self, name: str, text: str, value: Any) -> GaugeMetricFamily:

@@ -41,4 +41,5 @@ async def _entry(pool: ModelPool, name: str) -> dict[str, Any]:
     head = {"id": name, "object": "model", "created": created, "owned_by": "freehold", "loaded": served is not None}
     if served:
         head |= {"reasoning": served.format.reasoning is not None, "reasoning_efforts": served.reasoning_efforts}
-    return head | {key: facts[key] for key in FACTS} | {"max_model_len": facts["context"]}
+    sizes = {"max_model_len": facts["context"], "kv_tokens": facts.get("kv_tokens")}
+    return head | {key: facts[key] for key in FACTS} | sizes

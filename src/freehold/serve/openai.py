@@ -8,6 +8,7 @@ from typing import Any
 from freehold.serve.chat import Reply
 from freehold.serve.errors import ServeError
 from freehold.serve.pool import Served
+from freehold.serve.sse import encode
 
 DONE = "data: [DONE]\n\n"
 
@@ -15,6 +16,19 @@ DONE = "data: [DONE]\n\n"
 def head(kind: str, served: Served, prefix: str) -> dict[str, Any]:
     ident = f"{prefix}-{secrets.token_hex(12)}"
     return {"id": ident, "object": kind, "created": int(time.time()), "model": served.name}
+
+
+class Chunks:
+    """Events of one streamed answer; what all of them share is written once. `field` is what a choice brings."""
+
+    def __init__(self, top: dict[str, Any], field: str):
+        self._start, self._field = f'data: {encode(top)[:-1]},"choices":[{{"index":', field
+
+    def chunk(self, index: int, value: Any, finish_reason: str | None = None, logprobs: Any = None) -> str:
+        reason = f'"{finish_reason}"' if finish_reason else "null"
+        found = encode(logprobs) if logprobs else "null"
+        choice = f'"{self._field}":{encode(value)},"logprobs":{found},"finish_reason":{reason}'
+        return f"{self._start}{index},{choice}}}]}}\n\n"
 
 
 def usage_of(replies: Sequence[Reply], num_prompt: int) -> dict[str, Any]:

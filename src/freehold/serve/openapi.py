@@ -6,8 +6,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 DESCRIPTION = (
-    "OpenAI's, Anthropic's and Ollama's protocols over open models. Fields that are not listed are passed over. "
-    "Every answer carries x-request-id."
+    "OpenAI's, Anthropic's and Ollama's protocols over open models. Fields that are not listed are passed over; the "
+    "answer's x-ignored-fields names them. Every answer carries x-request-id."
 )
 ERRORS = {  # by whom they are given, and why
     "400": "The request is wrong; the text says where",

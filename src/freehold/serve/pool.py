@@ -65,6 +65,7 @@ class ModelPool:
         self.failure: FreeholdError | None = None  # why the first model could not be loaded
         self._described: dict[str, dict[str, Any]] = {}
         self._digests: dict[str, str] = {}
+        self._loading: dict[str, asyncio.Future[Served]] = {}
         self._lock = asyncio.Lock()
 
     @property
@@ -83,7 +84,10 @@ class ModelPool:
     @asynccontextmanager
     async def use(self, name: str | None) -> AsyncIterator[Served]:
         """A model that stays loaded meanwhile."""
-        served = await self.get(self.resolve(name))
+        known = self.resolve(name)
+        served = await self.get(known)
+        while self.loaded.get(known) is not served:  # it was unloaded for another before its turn came
+            served = await self.get(known)
         served.users += 1
         try:
             yield served
@@ -93,12 +97,25 @@ class ModelPool:
 
     async def get(self, name: str) -> Served:
         served = self.loaded.get(name)
+        if served and served.model.engine.failure:  # by a bug: another engine may do better
+            served = None
+            await asyncio.to_thread(self.loaded.pop(name).model.close)
         if served is None and self._lock.locked() and not self.loaded:
             raise ServeError(503, "the model is being loaded", "loading", retry_after_s=1)
-        if served is None:
-            async with self._lock:
-                served = self.loaded.get(name) or await self._load(name)
-        return served
+        return served or await asyncio.shield(self._loading_of(name))
+
+    def _loading_of(self, name: str) -> "asyncio.Future[Served]":
+        """One for all that wait for the model: it goes on when they are gone, since a thread cannot be stopped."""
+        loading = self._loading.get(name)
+        if loading is None:
+            loading = self._loading[name] = asyncio.ensure_future(self._load_in_turn(name))
+            loading.add_done_callback(lambda done: done.cancelled() or done.exception())  # is taken note of
+            loading.add_done_callback(lambda _: self._loading.pop(name))
+        return loading
+
+    async def _load_in_turn(self, name: str) -> Served:
+        async with self._lock:
+            return await self._load(name)
 
     async def unload(self, name: str) -> bool:
         """Whether it was loaded. Raises ServeError while it answers."""

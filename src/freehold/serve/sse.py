@@ -62,24 +62,25 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"x-accel-buffering", b"no")]})
         sending = asyncio.ensure_future(self._send_all(first, scope, send))
         gone = asyncio.ensure_future(_gone(self._request))
+        self._look(sending, 0, -1)
         try:
-            await self._watch(sending, gone)
+            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
-            if not sending.done():
-                sending.cancel()
+            sending.cancel()
             await asyncio.gather(sending, gone, return_exceptions=True)
             await self._events.aclose()
 
-    async def _watch(self, sending: asyncio.Future[None], gone: asyncio.Future[None]) -> None:
-        seen, looks = -1, 0
-        while not (sending.done() or gone.done()):
-            await asyncio.wait((sending, gone), timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-            looks = looks + 1 if self._is_sending and self._sent == seen else 0
-            seen = self._sent
-            if looks >= MAX_LOOKS:
-                note("a slow reader is cut off", id=self._request.state.caller.id)
-                return
+    def _look(self, sending: asyncio.Future[None], looks: int, seen: int) -> None:
+        """Called again and again while it is sent; `looks` have found the same send waiting that was `seen` before."""
+        if sending.done():
+            return
+        looks = looks + 1 if self._is_sending and self._sent == seen else 0
+        if looks >= MAX_LOOKS:
+            note("a slow reader is cut off", id=self._request.state.caller.id)
+            sending.cancel()
+        else:
+            sending.get_loop().call_later(LOOK_S, self._look, sending, looks, self._sent)
 
     async def _send_all(self, first: str | None, scope: Any, send: Any) -> None:
         async def send_text(text: str, more: bool = True) -> None:

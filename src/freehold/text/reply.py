@@ -182,7 +182,8 @@ def _text_grammar(grammar: Grammar, format: Detected, text: str) -> str:
     if not format.wrapper:
         return text
     first, last = map(grammar.literal, format.wrapper)
-    return f"({text} | {grammar.newlines()} {first} {text} {last} {grammar.newlines()})"
+    gap = grammar.newlines()
+    return f"({text} | {gap} {first} {gap} {text} {gap} {last} {gap})"
 
 
 def _root(schema: Any) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ class Tokenizer:
         self.kind, self.bos_id, self.eos_ids = vocabulary.kind, vocabulary.bos_id, vocabulary.eos_ids
         self.prefix_ids, self.chat_prefix_ids = vocabulary.prefix_ids, vocabulary.chat_prefix_ids
         self.suffix_ids = vocabulary.suffix_ids
+        self._pieces: dict[int, bytes] = {}  # of the tokens seen so far: they come again
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
@@ -78,7 +79,10 @@ class Tokenizer:
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; those of a special token are its text."""
-        return self._vocabulary.piece(token) if token < len(self._tokens) else b""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._vocabulary.piece(token) if token < len(self._tokens) else b""
+        return piece
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of token ids; bytes that are not valid UTF-8 become U+FFFD."""
