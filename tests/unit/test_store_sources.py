@@ -44,6 +44,7 @@ class Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     seen: list[tuple[str, dict[str, str]]]
     corrupt: str | None = None
+    down = False
     break_after: int | None = None  # bytes of a large file, once
 
     def log_message(self, *_):
@@ -56,6 +57,8 @@ class Hub(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path, query = unquote(url.path), parse_qs(url.query)
         type(self).seen.append((self.path, dict(self.headers)))
+        if type(self).down:
+            return self.answer(500, b"{}")
         parts = path.strip("/").split("/")
         if path.startswith("/api/models/"):
             self.model_info("/".join(parts[2:4]))
@@ -236,6 +239,35 @@ def test_modelscope_goes_on_where_it_was_interrupted(run, hub, tmp_path):
     assert not tokens  # the hub's token goes to no other server
     run("rm", "ms:lab/model")
     assert not path.exists()
+
+
+@pytest.mark.parametrize("source", ["hf", "ms"])
+def test_rm_leaves_what_another_reference_holds(run, source):
+    """Two quantizations of one revision lie in one folder."""
+    large, small = (Path(run("pull", f"{source}:lab/gguf:{form}").splitlines()[0]) for form in ("q4_k_m", "q8_0"))
+    assert large.parent == small.parent
+    assert f"{len(WEIGHTS) / 1e6:.1f} MB are free again" in run("rm", f"{source}:lab/gguf:q4_k_m")
+    assert not large.exists() and small.read_bytes() == WEIGHTS[:500]
+    assert (small.parent / "README.md").exists()
+    assert [row["ref"] for row in json.loads(run("list", "--json"))] == [f"{source}:lab/gguf:q8_0"]
+    run("rm", f"{source}:lab/gguf:q8_0")
+    assert not small.parent.exists()
+
+
+def test_rm_leaves_what_others_have_put_into_the_hubs_cache(run):
+    path = Path(run("pull", "hf:lab/gguf:q8_0").splitlines()[0])
+    theirs = path.with_name("theirs.json")
+    theirs.write_text("{}")
+    run("rm", "hf:lab/gguf:q8_0")
+    assert theirs.exists() and not path.exists()
+    assert not list((path.parents[2] / "blobs").iterdir())
+
+
+def test_a_pull_that_fails_leaves_what_is_there(run, hub):
+    path = run("pull", "hf:lab/gguf:q8_0").splitlines()[0]
+    hub.down = True
+    assert "the hub did not answer" in run("pull", "hf:lab/gguf:q8_0", fails=True)
+    assert [row["path"] for row in json.loads(run("list", "--json"))] == [path]
 
 
 def test_no_network():

@@ -1,7 +1,6 @@
 """The models of one server: loaded when they are asked for, unloaded by least use when memory is short."""
 
 import asyncio
-import hashlib
 import os
 import threading
 import time
@@ -19,6 +18,7 @@ from freehold.serve.metrics import Metrics
 from freehold.serve.settings import Settings
 from freehold.serve.thinking import reasoning_efforts
 from freehold.store.catalogue import CATALOGUE
+from freehold.store.digest import sha256_of
 from freehold.store.references import source_of
 from freehold.text.reply import ReplyFormat
 
@@ -151,8 +151,7 @@ class ModelPool:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         for name, ref in self.refs.items():
             if Path(ref).is_file():
-                with Path(ref).open("rb") as file:
-                    self._digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                self._digests[name] = sha256_of(Path(ref))
 
     async def load_first(self) -> None:
         """Load the default model; what goes wrong is said and ends the server."""

@@ -75,15 +75,6 @@ def record_of(
     )
 
 
-def remove(record: Record) -> int:
-    """Delete a fetched revision from the hub's cache; returns the bytes that are free again."""
-    from huggingface_hub import scan_cache_dir
-
-    strategy = scan_cache_dir().delete_revisions(record.revision)
-    strategy.execute()
-    return strategy.expected_freed_size
-
-
 def check_room(ref: str, folder: Path, needed: int) -> None:
     """Raises DownloadError when the disk of `folder` has less than `needed` bytes free."""
     while not folder.exists():

@@ -14,7 +14,7 @@ from freehold.errors import DownloadError, ModelNotFoundError
 from freehold.store.digest import sha256_of
 from freehold.store.hub import check_room, parse, record_of
 from freehold.store.places import models_folder
-from freehold.store.records import Record, remove_folder
+from freehold.store.records import Record
 from freehold.store.references import Progress
 from freehold.store.selection import RemoteFile, choose
 
@@ -45,11 +45,6 @@ def pull(ref: str, progress: Progress) -> Record:
     except OSError as error:
         raise DownloadError(f"{ref}: cannot write {folder}: {error.strerror or error}") from None
     return record_of(ref, folder, files, revision, None, progress)
-
-
-def remove(record: Record) -> int:
-    """Delete a fetched model; returns the bytes that are free again."""
-    return remove_folder(record)
 
 
 def _server() -> str:

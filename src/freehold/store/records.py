@@ -5,7 +5,6 @@ A file counts as there when it has the size that it had when it was verified.
 
 import fcntl
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from freehold.store.places import home, models_folder
+from freehold.store.places import home
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +58,30 @@ def add(record: Record) -> None:
         records[record.ref] = record
 
 
-def remove(ref: str) -> None:
+def delete(record: Record) -> int:
+    """Forget a record and delete its files, but those that another holds; returns the bytes that are free again."""
     with _changing() as records:
-        records.pop(ref, None)
+        records.pop(record.ref, None)
+        held = {other.folder / name for other in records.values() for name in other.files}
+    freed = sum(_delete_file(path) for name in record.files if (path := record.folder / name) not in held)
+    inner = {parent for name in record.files for parent in (record.folder / name).parents}
+    for folder in sorted(inner, key=lambda path: len(path.parts), reverse=True):  # the deepest first
+        if folder.is_relative_to(record.folder) and not any(folder.iterdir()):
+            folder.rmdir()
+    return freed
 
 
-def remove_folder(record: Record) -> int:
-    """Delete the files of a model that lies in the store's own folder; returns their bytes."""
-    if record.folder.is_relative_to(models_folder()):
-        shutil.rmtree(record.folder, ignore_errors=True)
-    return record.num_bytes
+def _delete_file(path: Path) -> int:
+    """Of the hub's cache, where files are links, also what the link leads to unless another revision has it too."""
+    target, num_bytes, is_link = path.resolve(), path.stat().st_size, path.is_symlink()
+    path.unlink()
+    if not is_link:
+        return num_bytes
+    snapshots = next(parent for parent in path.parents if parent.name == "snapshots")
+    if any(link.is_symlink() and link.resolve() == target for link in snapshots.rglob("*")):
+        return 0
+    target.unlink()
+    return num_bytes
 
 
 def _read() -> dict[str, Record]:

@@ -60,7 +60,7 @@ def pull(ref: str, progress: Progress | None = None) -> StoredModel:
     entry = BY_NAME.get(ref)
     known = entry.ref if entry else ref
     if source_of(known) in ("hf", "ms"):
-        records.remove(known)
+        records.add(_source_module(known).pull(known, progress or (lambda *_: None)))
     return resolve(ref, progress=progress)
 
 
@@ -93,9 +93,7 @@ def remove(ref: str) -> int:
     if record is None:
         hint = "it is a file of yours: delete it yourself" if Path(ref).exists() else "freehold list shows what is here"
         raise ModelNotFoundError(f"{ref}: not a model that was fetched", hint)
-    freed = _source_module(record.ref).remove(record)
-    records.remove(record.ref)
-    return freed
+    return records.delete(record)
 
 
 def _catalogue_path(entry: CatalogueEntry) -> Path:

