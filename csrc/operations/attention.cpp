@@ -1,10 +1,10 @@
 #include "operations.h"
 
 #include <algorithm>
-#include <atomic>
 #include <stdexcept>
 
 #include "operations/common.h"
+#include "operations/span_splits.h"
 
 namespace freehold {
 namespace {
@@ -21,7 +21,6 @@ class Attention : public Operation {
     int plan(Context& context) override {
         items_.clear();
         splits_.clear();
-        size_t state_floats = 0;
         for (const StepRequest& request : context.step.requests) {
             const int spans = (request.position + request.num_rows + kSpan - 1) / kSpan;
             const bool split = request.num_rows <= kSplitRows && spans > 1;
@@ -33,19 +32,14 @@ class Attention : public Operation {
                         items_.push_back(item);
                         continue;
                     }
-                    item.split = int(splits_.size());
-                    splits_.push_back({state_floats, spans});
-                    state_floats +=
-                        size_t(spans) * item.num_rows * group_ * attention_state_floats(context.kv.padded_dim());
+                    item.split = splits_.add(spans, state_floats(context, item));
                     for (item.span0 = 0; item.span0 < spans; item.span0++) {
                         item.span1 = item.span0 + 1;
                         items_.push_back(item);
                     }
                 }
         }
-        if (context.states.size() < state_floats) context.states.resize(state_floats);
-        if (done_.size() < splits_.size()) done_ = std::vector<std::atomic<int>>(splits_.size());
-        for (auto& done : done_) done.store(0, std::memory_order_relaxed);
+        splits_.prepare(context);
         return int(items_.size());
     }
 
@@ -53,13 +47,10 @@ class Attention : public Operation {
         const Item& item = items_[size_t(turn.item)];
         AttentionTask task = task_of(context, item, turn.thread);
         if (item.split < 0) return context.kernels->attend(task);
-        const Split& split = splits_[size_t(item.split)];
-        float* states = context.states.data() + split.offset;
-        task.states =
-            states + size_t(item.span0) * item.num_rows * group_ * attention_state_floats(context.kv.padded_dim());
+        float* states = splits_.states(context, item.split);
+        task.states = states + size_t(item.span0) * state_floats(context, item);
         context.kernels->attend(task);
-        if (done_[size_t(item.split)].fetch_add(1, std::memory_order_acq_rel) + 1 == split.spans)
-            context.kernels->combine_states(task, states, split.spans);
+        if (splits_.finish_span(item.split)) context.kernels->combine_states(task, states, splits_.spans(item.split));
     }
 
   private:
@@ -72,10 +63,11 @@ class Attention : public Operation {
         int row, num_rows, head, span0, span1;
         int split;  // index, or -1
     };
-    struct Split {
-        size_t offset;
-        int spans;
-    };
+
+    // What a span leaves of an item's queries.
+    size_t state_floats(const Context& context, const Item& item) const {
+        return size_t(item.num_rows) * size_t(group_) * attention_state_floats(context.kv.padded_dim());
+    }
 
     AttentionTask task_of(Context& context, const Item& item, int thread) const {
         const Buffer &q = buffer_of(context, options_.q), &out = buffer_of(context, options_.out);
@@ -105,8 +97,7 @@ class Attention : public Operation {
     AttentionOptions options_;
     int group_;
     std::vector<Item> items_;
-    std::vector<Split> splits_;
-    std::vector<std::atomic<int>> done_;
+    SpanSplits splits_;
 };
 
 }  // namespace

@@ -1,9 +1,9 @@
 #include <algorithm>
-#include <atomic>
 #include <stdexcept>
 
 #include "operations/common.h"
 #include "operations/key_rows.h"
+#include "operations/span_splits.h"
 
 namespace freehold {
 namespace {
@@ -31,7 +31,6 @@ class LatentAttention : public Operation {
         const int rows = context.step.num_rows(), enough = kItemsOfThread * context.num_threads;
         const int heads = heads_of_item(rows, enough);
         const bool few = rows * ((options_.num_heads + heads - 1) / heads) < enough;
-        size_t state_floats = 0;
         for (const StepRequest& request : context.step.requests)
             for (int row = 0; row < request.num_rows; row++)
                 for (int head = 0; head < options_.num_heads; head += heads) {
@@ -41,17 +40,13 @@ class LatentAttention : public Operation {
                         items_.push_back(item);
                         continue;
                     }
-                    item.split = int(splits_.size());
-                    splits_.push_back({state_floats, spans});
-                    state_floats += size_t(spans) * size_t(item.num_heads) * state_floats_;
+                    item.split = splits_.add(spans, size_t(item.num_heads) * state_floats_);
                     for (item.span0 = 0; item.span0 < spans; item.span0++) {
                         item.span1 = item.span0 + 1;
                         items_.push_back(item);
                     }
                 }
-        if (context.states.size() < state_floats) context.states.resize(state_floats);
-        if (done_.size() < splits_.size()) done_ = std::vector<std::atomic<int>>(splits_.size());
-        for (auto& done : done_) done.store(0, std::memory_order_relaxed);
+        splits_.prepare(context);
         return int(items_.size());
     }
 
@@ -63,16 +58,14 @@ class LatentAttention : public Operation {
         const size_t item_floats = size_t(item.num_heads) * state_floats_;
         float* first = nullptr;
         if (item.split >= 0) {
-            first = context.states.data() + splits_[size_t(item.split)].offset;
+            first = splits_.states(context, item.split);
             states = first + size_t(item.span0) * item_floats;
         }
         gather_queries(context, item, q);
         for (int head = 0; head < item.num_heads; head++) clear(states + size_t(head) * state_floats_);
         for (int span = item.span0; span < item.span1; span++) attend(context, item, span, q, states, work);
         if (item.split < 0) return finish(context, item, states, 1, work);
-        const Split& split = splits_[size_t(item.split)];
-        if (done_[size_t(item.split)].fetch_add(1, std::memory_order_acq_rel) + 1 == split.spans)
-            finish(context, item, first, split.spans, work);
+        if (splits_.finish_span(item.split)) finish(context, item, first, splits_.spans(item.split), work);
     }
 
   private:
@@ -82,10 +75,6 @@ class LatentAttention : public Operation {
         const StepRequest* request;
         int row, head, num_heads, span0, span1;
         int split;  // index, or -1
-    };
-    struct Split {
-        size_t offset;
-        int spans;
     };
 
     int query_width() const { return latents_.stride + rope_keys_.stride; }
@@ -156,8 +145,7 @@ class LatentAttention : public Operation {
     size_t state_floats_;
     KvLayout mixed_;  // a head of it is what a query gathers
     std::vector<Item> items_;
-    std::vector<Split> splits_;
-    std::vector<std::atomic<int>> done_;
+    SpanSplits splits_;
 };
 
 }  // namespace

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from freehold import _native
-from freehold.engine.executor import Batch
 from freehold.executors.native import NativeExecutor
 from freehold.models.registry import model_for
 from freehold.weights.gguf import open_gguf
+from steps import batch_of
 
 BLOCK = _native.PAGE_TOKENS
 PROMPT = [(i * 7919) % 40000 + 100 for i in range(90)]
@@ -27,13 +27,8 @@ def executor(path, isa, monkeypatch, threads=2, **options):
 
 def logits_of_last(native, rows):
     """Run [(tokens, first position, blocks)] as one step; the last row's logits of each."""
-    batch = Batch()
-    for tokens, position, blocks in rows:
-        batch.tokens += tokens
-        batch.positions += range(position, position + len(tokens))
-        batch.row_starts.append(len(batch.tokens))
-        batch.block_tables.append(blocks)
-        batch.logit_rows.append(len(batch.tokens) - 1)
+    batch = batch_of(rows)
+    batch.logit_rows = [end - 1 for end in batch.row_starts[1:]]
     native.run(batch)
     return native.logits()
 

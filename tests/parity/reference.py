@@ -10,7 +10,6 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from freehold.engine.executor import Batch
 from freehold.engine.request import FinishEvent, Request, SamplingParams, TokenEvent
 from freehold.errors import UnsupportedError
 from freehold.executors.native import NativeExecutor
@@ -19,6 +18,7 @@ from freehold.models.parameters import check_parameters, named_parameters
 from freehold.models.registry import model_class
 from freehold.weights.checkpoint import Checkpoint
 from parity.cases import CASES, SIZES
+from steps import batch_of
 
 
 @dataclass
@@ -77,12 +77,7 @@ def random_ids(count: int, seed: int = 0) -> list[int]:
 
 def run(executor: Any, rows: list[tuple[list[int], int, list[int]]]) -> Any:
     """One step of several requests: rows = [(tokens, first position, blocks)]; logits of every row."""
-    batch = Batch([], [], [0], [], [])
-    for tokens, position, blocks in rows:
-        batch.tokens += tokens
-        batch.positions += range(position, position + len(tokens))
-        batch.row_starts.append(len(batch.tokens))
-        batch.block_tables.append(blocks)
+    batch = batch_of(rows)
     batch.logit_rows += range(len(batch.tokens))
     executor.run(batch)
     return executor.logits()

@@ -8,7 +8,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is the reference")
 
 from freehold import _native, ops  # noqa: E402
-from freehold.engine.executor import Batch  # noqa: E402
 from freehold.executors.native import NativeExecutor  # noqa: E402
 from freehold.executors.native.plan import Cache, memory_plan  # noqa: E402
 from freehold.executors.torch import TorchExecutor  # noqa: E402
@@ -16,6 +15,7 @@ from freehold.models.config import DecoderConfig  # noqa: E402
 from freehold.models.llama import Llama  # noqa: E402
 from freehold.weights.checkpoint import Checkpoint  # noqa: E402
 from freehold.weights.tensors import Tensor  # noqa: E402
+from steps import batch_of  # noqa: E402
 
 VOCABULARY, WIDTH = 61, 64
 # name: (heads, rank, plain channels, rope channels, channels of a value, keys that a query sees)
@@ -100,12 +100,7 @@ def tokens_of(count, seed=0):
 
 def step(executor, requests):
     """One step of [(tokens, first position, blocks)]: the logits of its last rows, as many as there may be."""
-    batch = Batch()
-    for tokens, first, blocks in requests:
-        batch.tokens += tokens
-        batch.positions += range(first, first + len(tokens))
-        batch.row_starts.append(len(batch.tokens))
-        batch.block_tables.append(blocks)
+    batch = batch_of(requests)
     batch.logit_rows = list(range(len(batch.tokens)))[-executor.max_logit_rows :]
     executor.run(batch)
     return torch.tensor(executor.logits())

@@ -7,12 +7,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is the reference")
 
 from freehold import _native, ops  # noqa: E402
-from freehold.engine.executor import Batch  # noqa: E402
 from freehold.executors.native import NativeExecutor  # noqa: E402
 from freehold.executors.torch import TorchExecutor  # noqa: E402
 from freehold.models.config import DecoderConfig  # noqa: E402
 from freehold.models.llama import Llama  # noqa: E402
 from freehold.weights.checkpoint import Checkpoint  # noqa: E402
+from steps import batch_of  # noqa: E402
 
 VOCABULARY, WIDTH = 61, 64
 KEY_HEADS, HEADS, KEY_DIM, VALUE_DIM, TAPS = 2, 4, 33, 40, 4
@@ -105,12 +105,7 @@ def tokens_of(count, seed=0):
 
 def step(executor, requests):
     """One step of [(tokens, first position, blocks)]: the logits of every row."""
-    batch = Batch()
-    for tokens, first, blocks in requests:
-        batch.tokens += tokens
-        batch.positions += range(first, first + len(tokens))
-        batch.row_starts.append(len(batch.tokens))
-        batch.block_tables.append(blocks)
+    batch = batch_of(requests)
     rows = []
     for start in range(0, len(batch.tokens), executor.max_logit_rows):
         batch.logit_rows = list(range(start, min(start + executor.max_logit_rows, len(batch.tokens))))

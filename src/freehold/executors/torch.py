@@ -12,6 +12,7 @@ import torch
 
 from freehold import ops
 from freehold.errors import RequestError, UnsupportedError
+from freehold.executors.memory_plan import MemoryPlan
 from freehold.executors.torch_operations import LayerCache, Step
 from freehold.models.parameters import Parameters, named_parameters
 
@@ -35,18 +36,6 @@ class TorchBatch:
     tokens: torch.Tensor  # T
     positions: torch.Tensor  # T
     caches: Sequence[LayerCache]
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes that an executor will take."""
-
-    weights_bytes: int
-    activations_bytes: int
-    block_bytes: int  # of one block of the cache
-    block_size: int  # tokens of a block
-    cache_formats: Mapping[str, str]  # what layers keep of the past (keys, latents, ...) -> its format
-    experts_bytes: int = 0  # none may stay in the file
 
 
 def check_device(device: str) -> torch.device:

@@ -5,6 +5,6 @@ the weights and adds the steps to the native Program.
 """
 
 from freehold.executors.native.executor import NativeExecutor, make_pool, native_sampler
-from freehold.executors.native.plan import MemoryPlan, memory_plan
+from freehold.executors.native.plan import memory_plan
 
-__all__ = ["MemoryPlan", "NativeExecutor", "make_pool", "memory_plan", "native_sampler"]
+__all__ = ["NativeExecutor", "make_pool", "memory_plan", "native_sampler"]

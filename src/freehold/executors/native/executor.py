@@ -342,9 +342,7 @@ def _norm_weight(call: Call) -> list[float]:
 
 def _transposed(weight: Parameter) -> list[float]:
     """A matrix's values, column by column."""
-    rows, columns = weight.shape
-    values = weight.floats()
-    return [values[row * columns + column] for column in range(columns) for row in range(rows)]
+    return weight.tensor.dequantize().T.ravel().tolist()
 
 
 def _short_name(weight: str, epilogue: str) -> str:

@@ -1,12 +1,12 @@
 """Plan: values that never live together share a buffer; what the memory of all will be."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from freehold import _native
 from freehold.errors import RequestError
+from freehold.executors.memory_plan import MemoryPlan
 from freehold.executors.native.experts import activation_bytes, packed_bytes, pageable_bytes
 from freehold.executors.native.fuse import Step, fuse
 from freehold.executors.native.trace import Call, Parameter, Value, trace
@@ -40,18 +40,6 @@ def plan_buffers(
             if last_use[value] == index and value in buffers and value not in moved:
                 free.setdefault((value.width, value.logit_rows), []).append(buffers[value])
     return buffers
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes that an executor will take."""
-
-    weights_bytes: int
-    activations_bytes: int
-    block_bytes: int  # of one block of the cache
-    block_size: int  # tokens of a block
-    cache_formats: Mapping[str, str]  # what layers keep of the past (keys, latents, ...) -> its format
-    experts_bytes: int = 0  # of the weights: those of experts that may stay in the file
 
 
 class Cache:
