@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from freehold.cli.inspect import command
@@ -46,6 +47,15 @@ def test_a_use():
     done = within(CARDS / "llama-3.1-8b-instruct", "--for", "commercial service, 2M monthly users, EU", "--no-hash")
     assert "For “commercial service, 2M monthly users, EU”: allowed if" in done.output
     assert "Built with Llama" in done.output
+
+
+def test_what_it_costs_here(smollm):
+    prices = ("--power-price", "1.5", "--machine-price", "0")
+    report = json.loads(within(smollm, "--measure", *prices, "--no-hash", "--json").output)
+    measured, running = report["cost"]["measured"], report["cost"]["million_tokens"]
+    assert measured["decode_tokens_per_s"] > 1 and measured["watts"] > 0
+    assert running["usd"] == pytest.approx(1.5 * running["kwh"])
+    assert json.loads(within(smollm, "--no-hash", "--json").output)["cost"]["measured"] is None
 
 
 def test_errors(tmp_path):

@@ -4,12 +4,15 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from freehold.errors import UnsupportedError
 from freehold.inspection.artefacts import Artefacts
 from freehold.inspection.card import read_card
 from freehold.inspection.findings import Section, section_dict
+
+if TYPE_CHECKING:
+    from freehold.inspection.cost import Rates
 
 Progress = Callable[[str, int, int], None]  # (file, bytes done, bytes in all)
 
@@ -50,18 +53,21 @@ def inspect(
     *,
     use: str | None = None,
     hash_files: bool = True,
+    measure: bool = False,
+    rates: "Rates | None" = None,
     progress: Progress | None = None,
 ) -> Report:
     """A report on a model's folder or a file of weights. Reads no network.
 
     `use` asks whether it is allowed, as in "commercial service, 2M monthly users, EU". `hash_files=False` leaves out
-    the digests, the one part that must read all of the files; `progress` is told of it.
+    the digests, the one part that must read all of the files; `progress` is told of it. `measure` runs the model for
+    some seconds, for what a million of its tokens take here in time, energy and, by `rates`, money.
     Raises ModelNotFoundError when there is nothing there, ModelFileError for a wrong `evidence.yaml`, RequestError for
     a use that is not understood, UnsupportedError when the extra `inspect` is not installed.
     """
     artefacts = Artefacts(path)
     try:
-        examinations = _examine(artefacts, use, hash_files, progress)
+        examinations = _examine(artefacts, use, hash_files, measure, rates, progress)
     except ModuleNotFoundError as error:
         raise UnsupportedError(f"a report needs the package {error.name}", "pip install 'freehold[inspect]'") from None
     sections = tuple(examination.section() for examination in examinations.values())
@@ -69,7 +75,12 @@ def inspect(
 
 
 def _examine(
-    artefacts: Artefacts, use: str | None, hash_files: bool, progress: Progress | None
+    artefacts: Artefacts,
+    use: str | None,
+    hash_files: bool,
+    measure: bool,
+    rates: "Rates | None",
+    progress: Progress | None,
 ) -> dict[str, Examination]:
     from freehold.inspection import cost, licence, trust
     from freehold.inspection.openness.examine import examine as examine_openness
@@ -83,5 +94,13 @@ def _examine(
         "openness": examine_openness(artefacts, card, terms_of(licences)),
         "licence": licences,
         "trust": trust.examine(artefacts, hash_files=hash_files, progress=progress),
-        "cost": cost.examine(artefacts, card),
+        "cost": cost.examine(artefacts, card, measured=_measured(artefacts) if measure else None, rates=rates),
     }
+
+
+def _measured(artefacts: Artefacts) -> Any:
+    """Of a folder without a config.json its GGUF file is what runs."""
+    from freehold.inspection.cost.measure import measure
+
+    lies_in_folder = artefacts.folder and not artefacts.config and artefacts.gguf_files
+    return measure(artefacts.gguf_files[0].path if lies_in_folder else artefacts.path)

@@ -37,7 +37,7 @@ def measure(path: str | os.PathLike[str]) -> Measured:
     """Run a model for some seconds: one prompt and a short reply, after a warm-up. Raises as `freehold.load`."""
     import freehold
 
-    with freehold.load(os.fspath(path), context=_context(path)) as model:
+    with freehold.load(os.fspath(path), context=_context(path), speculate=False) as model:
         room = model.info["context"]
         prompt = _tokens(model, min(PROMPT_TOKENS, room // 2), 7919)
         reply = min(DECODED_TOKENS, room // 4)
