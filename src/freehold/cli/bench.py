@@ -23,7 +23,8 @@ def command(model, prefill, depth, batch, tokens, repeats, profile, as_json, **o
     # Without speculation: how often it guesses right is the text's merit.
     with loaded(model, options, speculate=False) as loaded_model:
         bench = _Bench(loaded_model, tokens, repeats)
-        rows = bench.profile() if profile else bench.measure(_numbers(prefill), _numbers(depth), _numbers(batch))
+        lengths, depths, batches = _numbers(prefill), _numbers(depth), _numbers(batch)
+        rows = bench.profile(batches) if profile else bench.measure(lengths, depths, batches)
         machine = {key: loaded_model.info[key] for key in ("file", "isa", "threads")}
     if as_json:
         print_json({"machine": machine, "peak_memory_bytes": peak_memory_bytes(), "rows": rows})
@@ -94,12 +95,15 @@ class _Bench:
             )
         return rows
 
-    def profile(self) -> list[dict[str, Any]]:
-        """Where the time of one prefill and of decoding goes, operation by operation."""
+    def profile(self, batches: list[int]) -> list[dict[str, Any]]:
+        """Where the time of a prefill and of decoding goes, operation by operation."""
         rows = []
-        for work, prompt, tokens in (("prefill", 512, 1), ("decode", 16, self._tokens)):
+        tasks = [("prefill", 512, 1, 1)]
+        tasks += [("decode" if n == 1 else f"{n} sequences", 16, n, self._tokens) for n in batches]
+        for work, prompt, count, tokens in tasks:
             self._model.executor.reset_profile()
-            self._model.generate_tokens([self._prompt(prompt)], max_tokens=tokens, ignore_eos=True)
+            prompts = [self._prompt(prompt) for _ in range(count)]
+            self._model.generate_tokens(prompts, max_tokens=tokens, ignore_eos=True)
             times = self._model.executor.profile()
             total = sum(seconds for *_, seconds in times)
             rows += [
