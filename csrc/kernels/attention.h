@@ -37,7 +37,7 @@ struct AttentionKernels {
     }
 
     // Scores of `rows` of R queries (q: [dim][R], scaled) against the 32 keys of a block: out[r][0..32).
-    // `later` (or null): a block whose keys are wanted next; they and this block's values are fetched meanwhile.
+    // Of a streamed task this block's values and the keys of `later` (or null) are fetched meanwhile.
     template <int rows>
     static void score_block(const uint8_t* keys, const uint8_t* later, const AttentionTask& t, const float* q,
                             float* out) {
@@ -48,10 +48,10 @@ struct AttentionKernels {
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < kKeyVectors; v++) acc[r][v] = S::zero();
         for (int d = 0; d < dim; d++) {
-            if (later)
+            if (t.is_streamed)
                 for (int at = 0; at < kLineBytes; at += 64) {
-                    __builtin_prefetch(later + size_t(d) * kLineBytes + at, 0, 2);
                     __builtin_prefetch(keys + keys_bytes + size_t(d) * kLineBytes + at, 0, 2);
+                    if (later) __builtin_prefetch(later + size_t(d) * kLineBytes + at, 0, 2);
                 }
             F k[kKeyVectors];
             for (int v = 0; v < kKeyVectors; v++) k[v] = load_kv(keys, size_t(d) * kKvBlock + v * S::W);
@@ -180,9 +180,7 @@ struct AttentionKernels {
             for (int k = 0; k < keys; k += kKvBlock) {
                 const uint8_t* block = head_block(t, first_block + k / kKvBlock);
                 const bool more = k + kKvBlock < keys;
-                const uint8_t* later = !t.states ? nullptr
-                                       : more    ? head_block(t, first_block + k / kKvBlock + 1)
-                                                 : block;
+                const uint8_t* later = more ? head_block(t, first_block + k / kKvBlock + 1) : t.next_keys;
                 (count <= kFewRows ? score_block<kFewRows> : score_block<R>)(block, later, t, q, scores + k);
             }
             SoftmaxSum heads[R];

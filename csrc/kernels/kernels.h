@@ -87,12 +87,14 @@ struct AttentionTask {
     int num_rows, group;  // tokens; query heads of this KV head
     int position;         // of the first token
     int span0, span1;
-    float scale;         // of the scores
-    int window;          // keys that a query sees, its own included; 0: all
-    int chunk;           // it sees those of its own chunk of positions only; 0: all
-    const float* sinks;  // [group] logits of a key without a value, or null
-    float* states;       // [num_rows * group] states to write instead of `out`, or null
-    float* scratch;      // attention_scratch_floats
+    float scale;               // of the scores
+    int window;                // keys that a query sees, its own included; 0: all
+    int chunk;                 // it sees those of its own chunk of positions only; 0: all
+    const float* sinks;        // [group] logits of a key without a value, or null
+    float* states;             // [num_rows * group] states to write instead of `out`, or null
+    float* scratch;            // attention_scratch_floats
+    bool is_streamed;          // few queries: reading keys and values takes the time, so they are fetched ahead
+    const uint8_t* next_keys;  // then wanted after these: a block of this layer; or null
 };
 
 // Keys that lie as rows, of one part or of two side by side: first[k][0..first_dim), second[k][0..second_dim).

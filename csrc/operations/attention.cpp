@@ -23,7 +23,7 @@ class Attention : public Operation {
         splits_.clear();
         for (const StepRequest& request : context.step.requests) {
             const int spans = (request.position + request.num_rows + kSpan - 1) / kSpan;
-            const bool split = request.num_rows <= kSplitRows && spans > 1;
+            const bool split = request.num_rows <= kFewRows && spans > 1;
             const int tile = split ? request.num_rows : kTileRows;
             for (int row = 0; row < request.num_rows; row += tile)
                 for (int head = 0; head < context.kv.heads; head++) {
@@ -46,6 +46,7 @@ class Attention : public Operation {
     void run(Context& context, const Turn& turn) override {
         const Item& item = items_[size_t(turn.item)];
         AttentionTask task = task_of(context, item, turn.thread);
+        if (task.is_streamed && turn.next >= 0) task.next_keys = first_keys(context, items_[size_t(turn.next)]);
         if (item.split < 0) return context.kernels->attend(task);
         float* states = splits_.states(context, item.split);
         task.states = states + size_t(item.span0) * state_floats(context, item);
@@ -54,7 +55,7 @@ class Attention : public Operation {
     }
 
   private:
-    static constexpr int kSplitRows = 4;
+    static constexpr int kFewRows = 4;
     static constexpr int kTileRows =
         8;  // so that the queries of any group are a multiple of 8, as the kernels take them
 
@@ -91,7 +92,13 @@ class Attention : public Operation {
                 .chunk = options_.chunk,
                 .sinks = options_.sinks.empty() ? nullptr : options_.sinks.data() + size_t(item.head) * group_,
                 .states = nullptr,
-                .scratch = reinterpret_cast<float*>(context.scratch[size_t(thread)].data())};
+                .scratch = reinterpret_cast<float*>(context.scratch[size_t(thread)].data()),
+                .is_streamed = item.num_rows <= kFewRows,
+                .next_keys = nullptr};
+    }
+
+    const uint8_t* first_keys(const Context& context, const Item& item) const {
+        return context.kv_head(item.request->pages[size_t(item.span0) * (kSpan / kKvBlock)], options_.layer, item.head);
     }
 
     AttentionOptions options_;

@@ -71,6 +71,8 @@ class Linear : public Operation {
         const PreparedRows x =
             preparation_.rows(context, rows_ > kPrivateRows ? context.shared_rows : context.private_rows[turn.thread]);
         const uint8_t* after = turn.next < 0 ? nullptr : first_panel(unit_of(turn.next), 0);
+        if (heads_ && unit.projection == 1 && rows_ <= kFewRows)
+            fetch_keys(context, row0, row1, options_.layer, unit.panel0 * kPanelRows / context.kv.head_dim);
         if (options_.epilogue == Epilogue::Swiglu) {
             multiply(context, 0, unit, x, row0, row1, turn.thread, first_panel(unit, 1));
             multiply(context, 1, unit, x, row0, row1, turn.thread, after);
@@ -83,6 +85,7 @@ class Linear : public Operation {
 
   private:
     static constexpr int kChunkRows = 128;
+    static constexpr int kFewRows = 32;  // up to here weights stream
     // Weights of an item for few rows: large enough to stream, and small enough that a thread has many.
     static constexpr size_t kMinItemBytes = 16 << 10, kMaxItemBytes = 64 << 10;
     static constexpr int kItemsOfThread = 32;
@@ -99,7 +102,7 @@ class Linear : public Operation {
     int num_rows(Context& context) const { return context.rows_of(buffer_of(context, options_.input)); }
 
     int panels_per_item(const Context& context, const PackedWeight& weight, int matrices) const {
-        if (rows_ > 32) return 2;
+        if (rows_ > kFewRows) return 2;
         const size_t bytes = weight.panel_stride * matrices, share = bytes * weight.num_panels() / context.num_threads;
         return int(std::max<size_t>(1, std::clamp(share / kItemsOfThread, kMinItemBytes, kMaxItemBytes) / bytes));
     }
