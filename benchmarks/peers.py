@@ -1,11 +1,12 @@
 """Freehold beside its peers: the same files and prompts, runs interleaved, medians and spread.
 
-    python benchmarks/peers.py [--only prefill,decode] [--model smollm] [--quick] [--write]
+    python benchmarks/peers.py [--only prefill,decode] [--model smollm] [--repeats 5] [--write]
 
 Run it by the Python that Freehold is installed in. The first run makes a venv for each peer under benchmarks/.work,
 builds llama.cpp for this CPU (a quarter of an hour on two cores) and makes the models. Every engine is a process of its
-own (workers/). Each row first tries every setting of a peer (threads, flash attention, build, ...) and takes its best;
-then the engines take turns. The last line is JSON; --write renews the measured models' sections in RESULTS.md.
+own (workers/). Each row first tries the settings of a peer (flash attention, threads, build) one after the other and
+takes its best; then the engines take turns. The last line is JSON; --write renews the measured models' sections in
+RESULTS.md.
 """
 
 import argparse
@@ -56,7 +57,7 @@ REQUIRED = {
     "depth": {"k-quant": (2.2, 1.8), "simple": (1.7, 1.5), "experts": (1.7, 1.7)},
     "batch": {"k-quant": (5, 2.5), "simple": (3, 1.8), "experts": (4, 4)},
 }
-NEAR = 1.25  # a setting this many times off the best of a first run is not the best one
+MIN_REPEATS = 3  # of what is written down
 REQUIRED_START = {"smollm2-135m-q4_1": 1.2, "qwen2-1.5b-random-q4_k_m": 0.7}
 REQUIRED_MEMORY = 0.7
 REQUIRED_BANDWIDTH = {"qwen2.5-coder-0.5b-q4_k_m": 0.75}
@@ -140,12 +141,12 @@ class Worker:
 
 @dataclass(eq=False)
 class Engine:
-    """A way to run a model: the command of its worker, and the settings to try."""
+    """A way to run a model: the command of its worker, and the settings to try, the usual ones first."""
 
     name: str
     command: list
     first_token: object  # (settings, prompt rendered by the chat template) -> command that prints a first token
-    settings: list
+    axes: dict
     worker: Worker | None = field(default=None, repr=False)
 
     def ask(self, settings, task):
@@ -161,8 +162,8 @@ class Engine:
 
 def engines_for(path):
     """All engines on one model's file."""
-    flash = [{"threads": threads, "flash": flash} for threads in (2, 1) for flash in (False, True)]
-    backends = [{"threads": threads, "backend": backend} for threads in (2, 1) for backend in ("PA", "SDPA")]
+    flash = {"flash": (False, True), "threads": (2, 1)}
+    backends = {"backend": ("PA", "SDPA"), "threads": (2, 1)}
 
     def llama(name, venv, repack):
         script = [WORKERS / "llama_worker.py", llama_library(venv), path, repack]
@@ -179,7 +180,7 @@ def engines_for(path):
     openvino = [python("openvino"), WORKERS / "openvino_worker.py", path]
     ours = [sys.executable, WORKERS / "freehold_worker.py", path]
     return [
-        Engine(OURS, ours, lambda *_: [FREEHOLD, "run", path, QUESTION, "--max-tokens", "1"], [{}]),
+        Engine(OURS, ours, lambda *_: [FREEHOLD, "run", path, QUESTION, "--max-tokens", "1"], {}),
         llama(NATIVE, "llama", "1"),
         llama(WHEEL, "xllama", "1"),
         llama(MAPPED, "llama", "0"),
@@ -258,17 +259,24 @@ def memory_measure(context):
 
 
 def best_setting(measure, engine):
-    """(best figure, its setting), or None when the engine cannot do this; settings far off are run once only."""
-    tried = []
-    for settings in engine.settings:
-        try:
-            tried.append((measure.run(engine, settings, "first"), settings))
-        except PeerError as error:
-            print(f"  {engine.name} {settings}: cannot: {error}", flush=True)
-    best = measure.better((figure for figure, _ in tried), default=None)
-    near = [s for figure, s in tried if max(figure, best) < NEAR * min(figure, best)]
-    tried += [(measure.run(engine, settings, "second"), settings) for settings in near if len(tried) > 1]
-    return measure.better(tried, key=lambda pair: pair[0], default=None)
+    """(its best figure, the setting of it), or None when the engine cannot do this; axes are varied one by one."""
+    usual = {axis: values[0] for axis, values in engine.axes.items()}
+    best = tried_setting(measure, engine, usual)
+    for axis, values in engine.axes.items():
+        for value in values[1:]:
+            found = tried_setting(measure, engine, (best[1] if best else usual) | {axis: value})
+            if found and (best is None or measure.better(found[0], best[0]) != best[0]):
+                best = found
+    return best
+
+
+def tried_setting(measure, engine, settings):
+    """(the better of two runs, settings), or None when the engine cannot do this."""
+    try:
+        return measure.better(measure.run(engine, settings, seed) for seed in ("first", "second")), settings
+    except PeerError as error:
+        print(f"  {engine.name} {settings}: cannot: {error}", flush=True)
+        return None
 
 
 def measure_row(measure, engines, repeats):
@@ -315,8 +323,9 @@ def greedy_replies(engines, tokenizer, rendered):
     task = {"prompts": [ids], "max_tokens": 24, "context": 512, "reuse": False}
     replies = {}
     for engine in engines:
+        usual = {axis: values[0] for axis, values in engine.axes.items()}
         try:
-            replies[engine.name] = tokenizer.decode(engine.ask(engine.settings[0], task)["tokens"][0])
+            replies[engine.name] = tokenizer.decode(engine.ask(usual, task)["tokens"][0])
         except PeerError as error:
             print(f"  {engine.name}: cannot: {error}", flush=True)
     return replies
@@ -393,14 +402,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help=f"rows, with commas between: {', '.join(ROWS)}")
     parser.add_argument("--model", default="", help="models whose names contain this")
-    parser.add_argument("--quick", action="store_true", help="2 runs of each engine instead of 5")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each engine")
     parser.add_argument("--write", action="store_true", help="renew RESULTS.md (needs all rows)")
     options = parser.parse_args()
     rows = options.only.split(",") if options.only else ROWS
     if unknown := set(rows) - set(ROWS):
         parser.error(f"--only: no row {', '.join(unknown)}")
-    if options.write and (options.only or options.quick):
-        parser.error("--write: needs all rows and all runs, so neither --only nor --quick")
+    if options.write and (options.only or options.repeats < MIN_REPEATS):
+        parser.error(f"--write: needs all rows, and {MIN_REPEATS} runs of each")
     for venv in VENVS:
         install(venv)
     facts = machine(doctor(), installed_versions())
@@ -408,7 +417,7 @@ def main():
     for name in MODELS:
         if options.model in name:
             print(f"\n{name}", flush=True)
-            results.append(measure_model(name, rows, 2 if options.quick else 5, facts["instruction_set"] == "amx"))
+            results.append(measure_model(name, rows, options.repeats, facts["instruction_set"] == "amx"))
             if options.write:
                 write(results[-1], facts)
     print(json.dumps({"machine": facts, "models": results}))

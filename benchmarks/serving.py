@@ -1,6 +1,6 @@
 """Freehold's server beside llama.cpp's: the same file, prompts and answers, runs interleaved, medians and spread.
 
-    python benchmarks/serving.py [--model smollm2-135m-q4_1] [--clients 1,4,16,32] [--quick] [--write]
+    python benchmarks/serving.py [--model smollm2-135m-q4_1] [--clients 1,4,16,32] [--repeats 5] [--write]
 
 Prompts of 256 tokens that share their first 128, answers of 64, each client asking anew when its answer has ended. The
 peers are `python -m llama_cpp.server` (of the venv that peers.py makes; it answers one request after the other) and
@@ -24,7 +24,19 @@ from dataclasses import dataclass, field
 
 from clients import ClientError, ask_all
 from models import MODELS, model_path, sha256
-from peers import FREEHOLD, WORK, WORKERS, PeerError, Worker, doctor, install, installed_versions, python, stolen_s
+from peers import (
+    FREEHOLD,
+    MIN_REPEATS,
+    WORK,
+    WORKERS,
+    PeerError,
+    Worker,
+    doctor,
+    install,
+    installed_versions,
+    python,
+    stolen_s,
+)
 from report import machine, number, renew, where
 
 from freehold.text.tokenizer import Tokenizer
@@ -272,11 +284,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-q4_1", choices=MODELS)
     parser.add_argument("--clients", default="1,4,16,32")
-    parser.add_argument("--quick", action="store_true", help="1 run of each server instead of 5")
-    parser.add_argument("--write", action="store_true", help="renew RESULTS.md (not with --quick)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each server")
+    parser.add_argument("--write", action="store_true", help="renew RESULTS.md")
     options = parser.parse_args()
-    if options.write and options.quick:
-        parser.error("--write: needs all runs, so not --quick")
+    if options.write and options.repeats < MIN_REPEATS:
+        parser.error(f"--write: needs {MIN_REPEATS} runs of each")
     for venv in ("llama", "xllama"):
         install(venv)
     extra = [python("llama"), "-m", "pip", "install", "--quiet", "llama-cpp-python[server]"]
@@ -285,7 +297,7 @@ def main():
     facts = machine(doctor(), [v for v in installed_versions() if "openvino" not in v])
     counts = [int(count) for count in options.clients.split(",")]
     print(options.model, flush=True)
-    result = {"model": options.model, "sha256": sha256(path)} | measure(path, counts, 1 if options.quick else 5)
+    result = {"model": options.model, "sha256": sha256(path)} | measure(path, counts, options.repeats)
     if options.write:
         mark = f"serving {options.model} {facts['instruction_set']}"
         renew(mark, section(result, facts, mark))
