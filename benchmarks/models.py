@@ -1,11 +1,11 @@
-"""The models that are measured: two published files, two requantized by llama.cpp, two of random weights."""
+"""The models that are measured: two published files, two requantized by llama.cpp, four of random weights."""
 
 import hashlib
 import os
 import subprocess
 from pathlib import Path
 
-from random_models import RandomModel, deepseek, qwen2, write_random
+from random_models import RandomModel, deepseek, qwen2, qwen3moe, write_random
 
 Q4_0, Q8_0, Q4_K_M = 2, 7, 15  # llama_ftype
 
@@ -16,6 +16,8 @@ MODELS = {
     "qwen2.5-coder-0.5b-q4_0": ("qwen2.5-coder-0.5b-q4_k_m", Q4_0, "simple"),
     "qwen2.5-coder-0.5b-q8_0": ("qwen2.5-coder-0.5b-q4_k_m", Q8_0, "simple"),
     "qwen2-1.5b-random-q4_k_m": (qwen2("qwen2.5-coder-0.5b-q4_k_m", Q4_K_M), None, "k-quant"),
+    "qwen3moe-1b-random-q4_k_m": (qwen3moe("qwen2.5-coder-0.5b-q4_k_m", "F16", Q4_K_M), None, "experts"),
+    "qwen3moe-1b-random-q8_0": (qwen3moe("qwen2.5-coder-0.5b-q4_k_m", "Q8_0"), None, "experts"),
     "deepseek-v3-0.5b-random-q8_0": (deepseek("smollm2-135m-q4_1"), None, "experts"),
 }
 

@@ -90,6 +90,45 @@ def qwen2(source, ftype):
     return RandomModel("qwen2", source, metadata, shapes, ftype=ftype)
 
 
+def qwen3moe(source, form, ftype=None):
+    """The shape of Qwen3-MoE with tied embeddings: 1.0 billion parameters, 0.45 of them for a token."""
+    layers, width, heads, kv_heads, head, vocabulary = 20, 1024, 16, 4, 128, 151936
+    experts, chosen, inner = 8, 2, 1536
+    metadata = {
+        "block_count": layers,
+        "context_length": 32768,
+        "embedding_length": width,
+        "feed_forward_length": inner,
+        "attention.head_count": heads,
+        "attention.head_count_kv": kv_heads,
+        "attention.key_length": head,
+        "attention.value_length": head,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "rope.freq_base": 1e6,
+        "expert_count": experts,
+        "expert_used_count": chosen,
+        "expert_feed_forward_length": inner,
+    }
+    block = {
+        "attn_norm": (width,),
+        "attn_q": (heads * head, width),
+        "attn_k": (kv_heads * head, width),
+        "attn_v": (kv_heads * head, width),
+        "attn_q_norm": (head,),
+        "attn_k_norm": (head,),
+        "attn_output": (width, heads * head),
+        "ffn_norm": (width,),
+        "ffn_gate_inp": (experts, width),
+        "ffn_gate_exps": (experts, inner, width),
+        "ffn_up_exps": (experts, inner, width),
+        "ffn_down_exps": (experts, width, inner),
+    }
+    shapes = {"token_embd": (vocabulary, width), "output_norm": (width,)}
+    for layer in range(layers):
+        shapes |= {f"blk.{layer}.{kind}": shape for kind, shape in block.items()}
+    return RandomModel("qwen3moe", source, metadata, shapes, form, ftype, frozenset(["ffn_gate_inp"]))
+
+
 def deepseek(source):
     """DeepSeek-V3's latent attention (head for head) and router, a layer of it dense, with 0.5 billion parameters."""
     layers, width, heads, vocabulary = 12, 1024, 16, 49152

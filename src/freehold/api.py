@@ -331,13 +331,13 @@ def load(
     context = _check_context(context, config.context_length)
     choice = choose(executor, device=device, dtype=dtype, threads=threads, kv_format=kv_format)
     plan = choice.plan(model, checkpoint)
-    available = (choice.available_bytes or available_memory)()
-    if memory_bytes is not None:
-        available = min(available, memory_bytes)
-    fixed, experts_bytes = _budget(plan, context, available)
-    num_blocks = budget_kv_blocks(fixed, plan.block_bytes, plan.block_size, context, available)
+    measure = choice.available_bytes or available_memory
+    num_blocks, experts_bytes = _budget(plan, context, measure(), memory_bytes)
     # Made ready while the weights are repacked.
     text = _Background(lambda: read_text(checkpoint.metadata, checkpoint.folder))
+    if experts_bytes is not None:  # experts take all that is left, so that what the text takes must be known first
+        text.result()
+        num_blocks, experts_bytes = _budget(plan, context, measure(), memory_bytes)
     runner = choice.make(model, checkpoint, num_blocks, experts_bytes)
     tokenizer, template = text.result()
     if tokenizer.vocab_size > config.vocabulary_size:
@@ -349,12 +349,22 @@ def load(
     return Model(tokenizer, template, runner, engine, info)
 
 
-def _budget(plan: Any, context: int, available: int) -> tuple[int, int | None]:
-    """(bytes that weights and activations will take, those of experts among them or None where all are in memory)."""
-    fixed = plan.weights_bytes + plan.activations_bytes
+def _budget(plan: Any, context: int, available: int, memory_bytes: int | None) -> tuple[int, int | None]:
+    """(KV blocks, bytes for experts or None where all are in memory), within what is available and `memory_bytes`.
+
+    Raises MemoryBudgetError.
+    """
+    available = available if memory_bytes is None else min(available, memory_bytes)
+    fixed, experts_bytes = plan.weights_bytes + plan.activations_bytes, _experts_bytes(plan, context, available)
+    if experts_bytes is not None:
+        fixed += experts_bytes - plan.experts_bytes
+    num_blocks = budget_kv_blocks(fixed, plan.block_bytes, plan.block_size, context, available)
+    return (num_blocks if experts_bytes is None else -(-context // plan.block_size)), experts_bytes
+
+
+def _experts_bytes(plan: Any, context: int, available: int) -> int | None:
     context_bytes = -(-context // plan.block_size) * plan.block_bytes
-    experts = budget_experts(fixed, plan.experts_bytes, context_bytes, available)
-    return (fixed if experts is None else fixed - plan.experts_bytes + experts), experts
+    return budget_experts(plan.weights_bytes + plan.activations_bytes, plan.experts_bytes, context_bytes, available)
 
 
 class _Background:
@@ -393,7 +403,7 @@ def describe(ref: str | None = None, *, context: int | None = None, kv_format: s
     model = model_for(checkpoint)
     context = _check_context(context, model.config.context_length)
     plan = memory_plan(model, checkpoint, kv_format=kv_format)
-    _, experts_bytes = _budget(plan, context, available_memory())
+    experts_bytes = _experts_bytes(plan, context, available_memory())
     return _info(stored, checkpoint, model, context, plan, experts_bytes)
 
 

@@ -17,7 +17,7 @@ from fake_executor import VOCABULARY, FakeExecutor, reference_logits
 import freehold
 from freehold.api import Model
 from freehold.engine.engine import Engine
-from freehold.engine.memory import budget_kv_blocks, cgroup_limits
+from freehold.engine.memory import budget_experts, budget_kv_blocks, cgroup_limits
 from freehold.errors import EngineError, MemoryBudgetError, PromptTooLongError, RequestError, TemplateError
 from freehold.executors.native import native_sampler
 from freehold.text.template import ChatTemplate
@@ -412,6 +412,22 @@ def test_the_kv_cache_gets_a_context_at_least():
         "the model with a context of 3200 tokens: needs 1.10 GB of memory, 1.05 GB are available"
     )
     assert "a shorter context" in caught.value.hint
+
+
+def test_experts_get_what_the_rest_leaves():
+    assert budget_experts(10**9, 8 * 10**8, 10**7, available=2 * 10**9) is None, "all fit"
+    assert budget_experts(10**9, 0, 10**7, available=10**8) is None, "there are none"
+    left = 5 * 10**8 - 2 * 10**8 - 10**7
+    assert budget_experts(10**9, 8 * 10**8, 10**7, available=5 * 10**8) == left - (64 << 20)
+    assert budget_experts(10**10, 9 * 10**9, 0, available=3 * 10**9) == 18 * 10**8, "a tenth is spared"
+    assert budget_experts(10**9, 8 * 10**8, 10**7, available=10**8) == 0
+
+
+def test_limits_of_the_process_count():
+    code = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9));"
+    code += "from freehold.engine.memory import process_limits; print(*process_limits())"
+    limits = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+    assert len(limits) == 1 and 8 * 10**8 < int(limits[0]) < 10**9
 
 
 def cgroup(folder, names, *, limit, used, cached):

@@ -7,6 +7,7 @@ from pathlib import Path
 from freehold.errors import MemoryBudgetError
 
 DEFAULT_KV_TOKENS = 16 * 2048  # enough for sixteen conversations of a common length
+SPARED_BYTES = 64 << 20
 
 
 def available_memory() -> int:
@@ -60,11 +61,13 @@ def _proc_bytes(file: str, key: str) -> int:
 def budget_experts(fixed_bytes: int, experts_bytes: int, context_bytes: int, available: int) -> int | None:
     """Bytes for experts, `experts_bytes` of the `fixed_bytes`, beside the cache of one context; None: all fit.
 
-    Where they do not fit, the rest stays in the file. A tenth of what there is is left to the pages read from it.
+    Where they do not fit, the rest stays in the file. What is left then is not taken whole: SPARED_BYTES or a tenth
+    stay for what no plan counts, and for the pages read from the file.
     """
     if not experts_bytes or fixed_bytes + context_bytes <= available:
         return None
-    return max(0, (available - context_bytes - fixed_bytes + experts_bytes) * 9 // 10)
+    left = available - context_bytes - fixed_bytes + experts_bytes
+    return max(0, left - max(SPARED_BYTES, left // 10))
 
 
 def budget_kv_blocks(fixed_bytes: int, block_bytes: int, block_size: int, context: int, available: int) -> int:
