@@ -23,6 +23,7 @@ VERBS = {
     "verify": "Check a model's files against a signature.",
     "bom": "A bill of materials of a model.",
     "doctor": "What this machine can do, and what is missing.",
+    "new-architecture": "Begin a new architecture, in a checkout.",
 }
 
 
@@ -33,7 +34,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        return importlib.import_module(f"freehold.cli.{cmd_name}").command
+        return importlib.import_module(f"freehold.cli.{cmd_name.replace('-', '_')}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
