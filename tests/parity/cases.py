@@ -180,4 +180,9 @@ CASES = {
         ),
     ),
     "qwen2-tied": ("qwen2", dict(tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=1e6))),
+    "exaone4": ("exaone4", dict(sliding_window=9, sliding_window_pattern=2)),
+    "exaone4-no-windows": (
+        "exaone4",
+        dict(sliding_window=None, layer_types=["full_attention"] * 3, rope_parameters=LLAMA3_ROPE),
+    ),
 }

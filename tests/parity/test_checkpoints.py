@@ -180,6 +180,7 @@ def write_gguf(pair: Pair, config: dict[str, Any], path: Any, **keys: Any) -> No
     values["rope.freq_base"] = config["rope_parameters"]["rope_theta"]
     for key, value in (values | keys).items():
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        add[list] = writer.add_array
         if value is not None:
             add[type(value)](f"{architecture}.{key}", value)
     for name, array in gguf_arrays(pair).items():
@@ -219,6 +220,7 @@ GGUF_CASES = {
     "qwen2": {},
     "qwen3": {},
     "olmo2": {},
+    "exaone4": {"attention.sliding_window_pattern": [True, False, True]},
     "glm4": {"rope.dimension_count": 16},
     "ernie4_5": {},
     "qwen2_moe": {},

@@ -17,6 +17,7 @@ MODELS = {
     "deepseek_v32": "deepseek_sparse.DeepSeekSparse",
     "ernie4_5": "ernie.Ernie",
     "ernie4_5_moe": "ernie_moe.ErnieMoe",
+    "exaone4": "exaone4.Exaone4",
     "glm": "glm.Glm",
     "glm4": "glm.Glm4",
     "glm4_moe": "glm_moe.GlmMoe",

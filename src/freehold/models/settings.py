@@ -27,6 +27,7 @@ GGUF_KEYS = {
     "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
+    "attention.sliding_window_pattern": "sliding_window_pattern",
     "rope.dimension_count": "rotary_dim",
     "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok",
