@@ -1,8 +1,11 @@
 """The laws for models with routed experts: same bits, wherever the experts' weights lie."""
 
+import json
 import os
 import queue
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -208,3 +211,46 @@ def test_a_file_cut_short_while_served_is_an_error_of_the_call(large, tmp_path, 
         os.truncate(path, 1 << 20)
         with pytest.raises(EngineError, match="cut short while in use"):
             model.generate(TOKENS, max_tokens=4, temperature=0)
+
+
+# Under a limit that the system holds.
+
+UNDER_A_LIMIT = """
+import json, resource, sys
+limit = int(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    try:
+        bytearray(limit)
+        sys.exit("the limit does not hold")
+    except MemoryError:
+        pass
+import freehold
+with freehold.load(sys.argv[1], context=256, threads=2) as model:
+    reply = model.generate([3 * i % 61 for i in range(40)], max_tokens=24, temperature=0, ignore_eos=True)
+    print(json.dumps([model.info["experts"], model.executor.experts_read(), reply.tokens, reply.logprobs]))
+"""
+
+
+def test_a_model_larger_than_the_memory_it_may_take(tmp_path):
+    path = tmp_path / "m.gguf"
+    forms = dict.fromkeys(("gate", "up", "down", "dense"), "Q8_0")
+    names = TOKENIZER | {"general.name": "random"}
+    sizes = {"layers": 6, "width": 1024, "inner": 1024, "experts": 16, "used": 2, "vocabulary": 61}
+    write_moe(path, **sizes, forms=forms, metadata=names)
+    limit = 128 << 20
+    assert path.stat().st_size > 2.4 * limit
+
+    def reply(limit_bytes):
+        command = [sys.executable, "-c", UNDER_A_LIMIT, str(path), str(limit_bytes)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    experts, read, *expected = reply(0)
+    assert (experts, read) == ({"total": 96, "in_memory": 96}, [0, 0])
+    experts, (found, missing), *limited = reply(limit)
+    assert limited == expected
+    assert 0 < experts["in_memory"] < 16
+    assert found + missing > 200
+    assert missing > experts["in_memory"]
