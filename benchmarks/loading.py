@@ -2,10 +2,10 @@
 
     python benchmarks/loading.py [--quick] [--write]
 
-The folder: 1 GB of bfloat16 in the shape of Llama, random, with SmolLM2's vocabulary. Each figure is of a fresh process,
-the file in the page cache; they take turns, and medians are compared. The pass reads the mapped file once and writes every
-matrix in the order in which the kernels want it, by the same native code and threads that a load uses; it makes neither
-model nor text. Plain reads of the file into one buffer are shown beside it. The last line is JSON.
+The folder: 1 GB of bfloat16 in the shape of Llama, random, with SmolLM2's vocabulary. Each figure is of a fresh
+process, the file in the page cache; they take turns, and medians are compared. The pass reads the mapped file once and
+writes every matrix in the order in which the kernels want it, by the same native code and threads that a load uses; it
+makes neither model nor text. Plain reads of the file into one buffer are shown beside it. The last line is JSON.
 """
 
 import argparse
@@ -179,8 +179,8 @@ def section(size, row, facts):
     lines = [
         *(f"## Loading a folder of {size / 1e9:.2f} GB, {facts['instruction_set']}", ""),
         *(where(facts), ""),
-        "From the start of the process to the first token, beside one pass that reads the mapped file and repacks every",
-        "matrix, with the same threads; seconds, the file in the page cache.",
+        "From the start of the process to the first token, beside one pass that reads the mapped file and repacks",
+        "every matrix, with the same threads; seconds, the file in the page cache.",
         "",
         "| start to first token | read and repack | read alone | ratio to read and repack | required | reached |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -482,16 +482,26 @@ void bind_executor(nb::module_& m) {
 
 // formats ----------------------------------------------------------------------------------------------------------
 
+size_t count_values(Format format, size_t bytes) {
+    const FormatInfo& info = format_info(format);
+    if (bytes % size_t(info.block_bytes)) throw std::invalid_argument("dequantize: the bytes are not whole blocks");
+    return bytes / size_t(info.block_bytes) * size_t(info.block_elements);
+}
+
 nb::ndarray<nb::numpy, float, nb::ndim<1>> dequantize_array(const std::string& name, Bytes bytes) {
     const Format format = format_from_name(name.c_str());
-    const FormatInfo& info = format_info(format);
-    if (bytes.size() % size_t(info.block_bytes))
-        throw std::invalid_argument("dequantize: the bytes are not whole blocks");
-    const size_t count = bytes.size() / size_t(info.block_bytes) * size_t(info.block_elements);
+    const size_t count = count_values(format, bytes.size());
     auto* out = new float[count];
     nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
     dequantize(format, bytes.data(), out, count);
     return nb::ndarray<nb::numpy, float, nb::ndim<1>>(out, {count}, owner);
+}
+
+std::vector<float> dequantize_list(const std::string& name, Bytes bytes) {
+    const Format format = format_from_name(name.c_str());
+    std::vector<float> out(count_values(format, bytes.size()));
+    dequantize(format, bytes.data(), out.data(), out.size());
+    return out;
 }
 
 // Writes the nibbles of a matrix as a lab publishes them into rows of blocks of 32 columns.
@@ -563,6 +573,7 @@ void bind_formats(nb::module_& m) {
     });
     m.def("put_nibbles", &put_published_nibbles, "layout"_a, "codes"_a, "rows"_a, "cols"_a, "header"_a, "out"_a);
     m.def("dequantize", &dequantize_array, "format"_a, "blocks"_a);
+    m.def("dequantize_list", &dequantize_list, "format"_a, "blocks"_a);
 }
 
 }  // namespace

@@ -79,6 +79,15 @@ def test_half_precision_is_used_where_it_lies(dtype, tmp_path):
         assert_close(model.logits(ids), reference(torch.tensor([ids])).logits[0].numpy())
 
 
+def test_the_way_to_the_first_token_imports_no_numpy(tmp_path):
+    """Its import takes longer than such a load: norms and biases of half precision are read without it."""
+    publish(tmp_path, "llama-all-biases", dtype=torch.bfloat16)
+    code = "import sys, freehold; m = freehold.load(sys.argv[1], threads=1); next(m.stream('Hello', max_tokens=1));"
+    code += "print('numpy' in sys.modules); m.close()"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_a_vision_model_loads_its_language_model_and_says_so(tmp_path):
     from safetensors.torch import load_file, save_file
 

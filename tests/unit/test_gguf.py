@@ -87,6 +87,8 @@ def test_dequantize_exactly_as_the_gguf_package(form):
     ours = _native.dequantize(form, raw.tobytes())
     same = (ours == expected) | (np.isnan(ours) & np.isnan(expected))
     assert same.all(), f"{(~same).sum()} of {same.size} differ"
+    listed = np.array(_native.dequantize_list(form, raw.tobytes()), np.float32)
+    assert np.array_equal(listed, ours, equal_nan=True)
 
 
 @pytest.mark.parametrize("format_name", ["F32", "F16", "Q8_0"])

@@ -193,9 +193,7 @@ class Parameter:
         return self.tensor.parts if len(self.shape) == 3 else [self.tensor]
 
     def floats(self) -> list[float]:
-        if self.tensor.format == "F32":
-            return self.tensor.data.cast("f").tolist()
-        return self.tensor.dequantize().ravel().tolist()
+        return self.tensor.floats()
 
 
 @dataclass
