@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     """The whole file. Raises ModelNotFoundError, ModelFileError when it is longer than `max_bytes` or unreadable."""
     try:
         with path.open("rb") as file:
-            raw = file.read(max_bytes + 1)
+            size = os.fstat(file.fileno()).st_size  # room is made for all that is asked for
+            raw = file.read(min(size, max_bytes) + 1)
     except FileNotFoundError:
         raise ModelNotFoundError(f"{path}: no such file") from None
     except OSError as error:

@@ -434,7 +434,9 @@ def cgroup(folder, names, *, limit, used, cached):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / names[0]).write_text(f"{limit}\n")
     (folder / names[1]).write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\ntotal_inactive_file {cached}\n")
+    kinds = {"inactive_file": cached - cached // 3, "active_file": cached // 3}
+    lines = [f"{total}{kind} {count}\n" for kind, count in kinds.items() for total in ("", "total_")]
+    (folder / "memory.stat").write_text("".join(["anon 5\n", *lines]))
 
 
 V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")

@@ -1,6 +1,7 @@
 """The safetensors reader: sound files as the format's own library reads them, damaged and hostile ones refused."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freehold.errors import FreeholdError, ModelFileError, ModelNotFoundError, UnsupportedError
+from freehold.files import read_bytes
 from freehold.weights.open import open_checkpoint
 from freehold.weights.safetensors import open_safetensors, open_shards
 
@@ -240,3 +242,15 @@ def test_safetensors_beside_a_pickle_are_read(tmp_path):
     shards(tmp_path, HALVES)
     make(tmp_path, "pytorch_model.bin")
     assert open_checkpoint(tmp_path).tensors.keys() == {"a", "b"}
+
+
+def test_room_is_made_for_the_file_and_not_for_its_cap(tmp_path):
+    path = tmp_path / "small"
+    path.write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    assert read_bytes(path, 256 << 20) == b"x" * 1000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    with pytest.raises(ModelFileError, match="small: longer than 999 bytes"):
+        read_bytes(path, 999)

@@ -26,16 +26,17 @@ def process_limits() -> list[int]:
 def cgroup_limits(membership: Path, mount: Path) -> list[int]:
     """Bytes left below the memory limit of each cgroup around a process, innermost first; versions 1 and 2.
 
-    `membership` is its /proc/PID/cgroup. Page cache counts as used there but is given back on demand, so it is added.
+    `membership` is its /proc/PID/cgroup. The page cache of files, those read once and those read again, counts as used
+    there but is given back on demand, so it is added.
     """
     limits = [sys.maxsize]
     for line in membership.read_text().splitlines() if membership.exists() else ():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, names, cached = mount, ("memory.max", "memory.current"), "inactive_file"
+            root, names, total = mount, ("memory.max", "memory.current"), ""
         elif "memory" in controllers.split(","):
             root = mount / "memory"
-            names, cached = ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"
+            names, total = ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_"
         else:
             continue
         inner = root / path.lstrip("/")
@@ -43,7 +44,8 @@ def cgroup_limits(membership: Path, mount: Path) -> list[int]:
             try:
                 limit, used = (int((folder / name).read_text()) for name in names)
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                limits.append(limit - used + int(stat[cached]))
+                cached = sum(int(stat[f"{total}{kind}_file"]) for kind in ("active", "inactive"))
+                limits.append(limit - used + cached)
             except (OSError, ValueError, KeyError):  # no limit ("max"), or not this process's to see
                 pass
             if folder == root:
