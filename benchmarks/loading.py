@@ -1,11 +1,12 @@
-"""How long a lab's folder takes to its first token, beside one pass over its file that reads and repacks the weights.
+"""How long a lab's folder takes to its first token, beside reading its file once with repacking and nothing else.
 
     python benchmarks/loading.py [--quick] [--write]
 
 The folder: 1 GB of bfloat16 in the shape of Llama, random, with SmolLM2's vocabulary. Each figure is of a fresh
-process, the file in the page cache; they take turns, and medians are compared. The pass reads the mapped file once and
-writes every matrix in the order in which the kernels want it, by the same native code and threads that a load uses; it
-makes neither model nor text. Plain reads of the file into one buffer are shown beside it. The last line is JSON.
+process, the file in the page cache; they take turns, and medians are compared. Freehold maps the file and writes every
+matrix anew in the order in which its kernels want it. Beside the whole way, from the start of the process, stand that
+pass alone (the same native code and threads; neither model nor text nor a token) and plain reads of the file, into one
+small buffer. The last line is JSON.
 """
 
 import argparse
@@ -116,21 +117,19 @@ def measured(what, folder):
 
 
 def measure(what, folder):
-    """Seconds of one pass over the file: "read" into one buffer, or "repack"."""
+    """Seconds of one pass over the file: "repack" its matrices as it is mapped, or "read" it into one small buffer."""
     from freehold import _native
     from freehold.executors.native import make_pool
     from freehold.weights.safetensors import open_safetensors
 
-    path = folder / "model.safetensors"
+    path, pool = folder / "model.safetensors", make_pool()
+    buffer = memoryview(bytearray(1 << 20))
+    begin = time.perf_counter()
     if what == "read":
-        buffer = memoryview(bytearray(8 << 20))
-        begin = time.perf_counter()
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
         return time.perf_counter() - begin
-    pool = make_pool()
-    begin = time.perf_counter()
     tensors = [t for t in open_safetensors(path).values() if len(t.shape) == 2]
     arena = _native.WeightArena(sum(_native.packed_bytes(t.format, *t.shape) for t in tensors))
     _native.pack(pool, arena, [(t.format, *t.shape, t.data, True) for t in tensors])
@@ -154,7 +153,7 @@ def main():
         make_folder(folder)
     kinds = {
         "start to first token": lambda: first_token(folder),
-        "read and repack": lambda: measured("repack", folder),
+        "repack": lambda: measured("repack", folder),
         "read": lambda: measured("read", folder),
     }
     runs = {name: [] for name in kinds}
@@ -164,14 +163,15 @@ def main():
             if turn:  # the first brings the file into the page cache
                 runs[name].append(seconds)
     figures = {name: (statistics.median(r), min(r), max(r)) for name, r in runs.items()}
-    start, repack, _ = (median for median, _, _ in figures.values())
+    start, repack, read = (median for median, _, _ in figures.values())
     facts = machine(doctor(), [f"tokenizers {importlib.metadata.version('tokenizers')}"])
-    row = " | ".join(f"{number(m)} ({number(low)} to {number(high)})" for m, low, high in figures.values())
-    verdict = f"{start / repack:.2f} | ≤ {REQUIRED} | {'yes' if start <= REQUIRED * repack else 'no'}"
+    cells = [f"{number(m)} ({number(low)} to {number(high)})" for m, low, high in figures.values()]
+    ratios = [f"{start / seconds:.2f}" for seconds in (repack, read + repack)]
+    row = f"| {' | '.join(cells + ratios)} | ≤ {REQUIRED} |"
     size = (folder / "model.safetensors").stat().st_size
-    print(f"| {row} | {verdict} |")
+    print(row)
     if options.write:
-        renew(MARK, section(size, f"| {row} | {verdict} |", facts))
+        renew(MARK, section(size, row, facts))
     print(json.dumps({"machine": facts, "bytes": size, "figures": figures}))
 
 
@@ -179,10 +179,10 @@ def section(size, row, facts):
     lines = [
         *(f"## Loading a folder of {size / 1e9:.2f} GB, {facts['instruction_set']}", ""),
         *(where(facts), ""),
-        "From the start of the process to the first token, beside one pass that reads the mapped file and repacks",
-        "every matrix, with the same threads; seconds, the file in the page cache.",
+        "From the start of the process to the first token, beside one pass that repacks every matrix of the mapped",
+        "file and beside plain reads of it; seconds, the file in the page cache.",
         "",
-        "| start to first token | read and repack | read alone | ratio to read and repack | required | reached |",
+        "| start to first token | repack | read | ratio to repack | ratio to read and repack | required |",
         "| --- | --- | --- | --- | --- | --- |",
         row,
     ]
