@@ -65,7 +65,11 @@ def test_show(smollm):
     assert info["parameters"] == 134515008
     assert info["quantization"]["ffn_down"] == {"Q4_1": 30}
     assert info["licence"] == {"general.license": "apache-2.0"}
-    assert "8192 tokens" in run("show", smollm).stdout
+    page = " ".join(run("show", smollm).stdout.split())
+    assert "8192 tokens" in page and info["sha256"] in page.replace(" ", "")
+    assert "Openness open-weight: free to use and change" in page
+    for row in info["summary"]["rows"]:
+        assert f"{row['label']} {row['value']}" in page
 
 
 def test_doctor_measures():

@@ -44,7 +44,12 @@ class Artefacts:
         if not self.path.exists():
             raise ModelNotFoundError(f"{self.path}: no such file or folder")
         self.folder = self.path if self.path.is_dir() else None
-        self.files = tuple(_walk(self.folder)) if self.folder else (_file(self.path, self.path.parent),)
+        # A link that somebody names is what they mean; one that lies in a folder may be a stranger's.
+        self.files = (
+            tuple(_walk(self.folder))
+            if self.folder
+            else (File(self.path.name, self.path.resolve(), self.path.stat().st_size, outside=not self.path.is_file()),)
+        )
         self._by_name = {file.name: file for file in self.files}
 
     @property

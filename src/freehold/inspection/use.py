@@ -25,6 +25,9 @@ class AnsweredUse:
             for reason in reasons:
                 yield Row(label, reason.plain, status, _evidence(reason))
 
+    def summary(self) -> tuple[Row, ...]:
+        return (Row(f"For “{self.use}”", f"{self.answer.verdict}: {self.answer.summary}"),)
+
     def to_dict(self) -> dict[str, Any]:
         return self.answer.to_dict()
 

@@ -131,7 +131,16 @@ class CostReport:
 
     # Rows.
 
+    def summary(self) -> tuple[Row, ...]:
+        return tuple(row for row in self._sizes() if row.label != "Computation")
+
     def _rows(self) -> Iterator[Row]:
+        yield from self._sizes()
+        yield from self._here()
+        yield self._hosted_row()
+        yield from self._training_rows(self.training)
+
+    def _sizes(self) -> Iterator[Row]:
         if self.sizes is None:
             yield Row(
                 "Parameters", "not evidenced: neither config.json nor a GGUF file that can be read", Status.UNKNOWN
@@ -140,9 +149,6 @@ class CostReport:
             yield from self._counted(self.sizes)
         else:
             yield from self._of_shape(self.sizes, self.sizes.shape)
-        yield from self._here()
-        yield self._hosted_row()
-        yield from self._training_rows(self.training)
 
     def _counted(self, s: Sizes) -> Iterator[Row]:
         where = (Evidence(visible(s.file), "architecture"),)
@@ -170,7 +176,7 @@ class CostReport:
         yield Row("Cache", cache if shape.cache_bytes_per_token else f"none by the token{state}", evidence=where)
         contexts = sorted({self.context, shape.trained_context})
         memory = "; ".join(f"{_bytes(self._memory(n))} for {n:,} tokens" for n in contexts)
-        yield Row("Memory", f"{memory} (trained for {shape.trained_context:,})", evidence=where)
+        yield Row("Memory", f"{memory}, weights and cache (trained for {shape.trained_context:,})", evidence=where)
         first, behind = shape.flops_per_token(0), shape.flops_per_token(self.context)
         yield Row("Computation", f"{_si(first)}FLOP a token, {_si(behind)}FLOP behind {self.context:,}", evidence=where)
 
