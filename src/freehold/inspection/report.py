@@ -122,7 +122,7 @@ def _examine(
     from freehold.inspection.use import answered
 
     card = read_card(artefacts)
-    licences = licence.examine(artefacts)
+    licences = licence.examine(artefacts, card)
     asked: dict[str, Examination] = {} if use is None else {"use": answered(licences, use)}
     return asked | {
         "openness": examine_openness(artefacts, card, terms_of(licences)),

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.card import Card, read_card
 from freehold.inspection.findings import Row, Section
 from freehold.inspection.licence import lineage
 from freehold.inspection.licence.conflicts import agree, between_sources, with_parents
-from freehold.inspection.licence.front import read_card
 from freehold.inspection.licence.scopes import each_once, scope_finding
 from freehold.inspection.licence.section import section, summary
 from freehold.inspection.licence.sources import Kind, gather
@@ -52,9 +52,9 @@ class LicenceReport:
         return self.weights.is_open
 
 
-def examine(artefacts: Artefacts) -> LicenceReport:
+def examine(artefacts: Artefacts, card: Card | None = None) -> LicenceReport:
     """Examine the licences of a model's files. Never raises for what is in them."""
-    card = read_card(artefacts)
+    card = read_card(artefacts) if card is None else card
     sources = gather(artefacts, card)
     scopes = {scope: scope_finding(scope, sources, artefacts) for scope in SCOPES}
     weights = scopes["weights"]

@@ -1,16 +1,16 @@
 """Every source that speaks of a licence: texts in the folder, the card's fields and words, metadata, heads of code."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
 from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.card import Card, Field
 from freehold.inspection.findings import Evidence
 from freehold.inspection.licence.detect import detect, detect_name
 from freehold.inspection.licence.expression import names
-from freehold.inspection.licence.front import Card, Field
 from freehold.inspection.licence.prose import Prose, printable
 from freehold.inspection.licence.terms import Finding
 
@@ -113,16 +113,21 @@ def _scope_of(name: str) -> str:
 
 
 def _fields(artefacts: Artefacts, card: Card) -> Iterator[Source]:
-    declared = list(card.fields.get("license", []))
-    named = [field for field in declared if detect_name(field.value)]
-    if not named:
-        named = [field for field in card.fields.get("license_name", []) if detect_name(field.value)]
-    yield from _named(named)
+    if card.is_written:
+        yield from _first_named(card, "license", "license_name")
     yield from _named(_gguf_fields(artefacts))
     config = artefacts.config.get("license")
     if isinstance(config, str):
         config = printable(config[:200])
         yield from _named([Field(config, Evidence("config.json", "license", config))])
+
+
+def _first_named(card: Card, *keys: str) -> Iterator[Source]:
+    """Of the first key whose value is the name of a licence."""
+    for key in keys:
+        if named := list(_named(card.fields(key))):
+            yield from named
+            return
 
 
 def _gguf_fields(artefacts: Artefacts) -> list[Field]:
@@ -133,9 +138,9 @@ def _gguf_fields(artefacts: Artefacts) -> list[Field]:
     return []
 
 
-def _named(fields: list[Field]) -> Iterator[Source]:
+def _named(fields: Iterable[Field]) -> Iterator[Source]:
     for field in fields:
-        if finding := detect_name(field.value):
+        if finding := detect_name(printable(field.value)):
             yield Source("weights", Kind.FIELD, field.evidence, finding.at(field.evidence.file))
 
 
@@ -148,7 +153,8 @@ def _statements(card: Card) -> Iterator[Source]:
             name = _name_in(part)
             if not name or _OF_PARENT.search(part):
                 continue
-            evidence = Evidence(card.file, f"line {sentence.line}", sentence.text[:300])
+            line = sentence.line + card.first_line - 1
+            evidence = Evidence(card.file, f"line {line}", sentence.text[:300])
             subject = part.lower().split(name.lower())[0]
             for scope, pattern in _PARTS.items():
                 finding = detect_name(name) if pattern.search(subject) and _SAYS.search(part) else None
