@@ -69,10 +69,10 @@ def test_licences_are_those_of_the_tool():
     assert lists.osi | lists.fsf | lists.data | lists.model == {identifier.lower() for identifier in theirs}
 
 
-def test_licences_are_those_of_the_library():
+def test_no_licence_is_called_open_that_spdx_does_not():
     lists = licence_lists()
-    assert lists.osi | lists.osi_since == {key.lower() for key, entry in LICENSES.items() if entry.osi_approved}
-    assert lists.fsf == {key.lower() for key, entry in LICENSES.items() if entry.fsf_libre}
+    assert lists.osi | lists.osi_since <= {key.lower() for key, entry in LICENSES.items() if entry.osi_approved}
+    assert lists.fsf <= {key.lower() for key, entry in LICENSES.items() if entry.fsf_libre}
     assert {key: lists.listed_by(key) for key in ("MIT", "WTFPL", "PDDL-1.0", "OpenMDW-1.0", "BUSL-1.1")} == {
         "MIT": "approved by the OSI",
         "WTFPL": "free by the FSF's list",

@@ -60,14 +60,8 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 @cache
 def licence_lists() -> LicenceLists:
     data = criteria("licences")
-    written = [
-        *data["osi_approved"],
-        *data["osi_approved_since"],
-        *data["fsf_libre"],
-        *data["open_data"],
-        *data["open_data_by_spdx"],
-    ]
-    names = {identifier.lower(): identifier for identifier in [*written, *data["open_model"]]}
+    lists = ("osi_approved", "osi_approved_since", "fsf_libre", "open_data", "open_data_by_spdx", "open_model")
+    names = {identifier.lower(): identifier for name in lists for identifier in data[name]}
     return LicenceLists(
         osi=_lower(data["osi_approved"]),
         osi_since=_lower(data["osi_approved_since"]),
