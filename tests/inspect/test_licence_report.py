@@ -68,6 +68,13 @@ def test_which_part_a_source_speaks_of(report_of, files, weights, code, data):
     assert (report.weights.expression, report.code.expression, report.data.expression) == (weights, code, data)
 
 
+def test_a_modified_licence_is_not_read_as_the_one_it_is_made_from(report_of):
+    said = "\n## License\n\nBoth the code and the model weights are released under the Modified MIT License.\n"
+    report = report_of("thing", README_md=card(said, license="other", license_name="modified-mit"))
+    assert report.weights.name == report.code.name == "Modified MIT"
+    assert report.conflicts == () and not report.is_open
+
+
 def test_a_list_and_quotes_in_the_front_matter(report_of):
     text = "---\nlanguage:\n  - en\n  - de\nlicense: 'apache-2.0'  # as before\nbase_model:\n- meta-llama/Llama-2-7b\n---\n"
     report = report_of("thing", README_md=text)
@@ -250,7 +257,7 @@ def test_section_and_dict(report_of):
     labels = [row.label for row in section.rows]
     assert labels[:4] == ["Weights", "Code", "Data", "Contradiction"]
     notice = next(row for row in section.rows if row.label == "Notice file")
-    assert notice.value.endswith("All Rights Reserved”. This folder has none.") and notice.status is Status.PARTIAL
+    assert notice.value.endswith("All Rights Reserved”. There is none here.") and notice.status is Status.PARTIAL
     assert notice.evidence[0].file == "LICENSE" and notice.evidence[0].place == "line 28"
     value = json.loads(json.dumps(report.to_dict()))
     assert value["is_open"] is False and value["weights"]["scope"] == "weights" and value["conflicts"]

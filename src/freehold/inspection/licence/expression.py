@@ -67,8 +67,10 @@ def open_because(expression: str) -> tuple[bool, str]:
     parsed = licensing().parse(expression)
     identifiers = licensing().license_keys(parsed)
     is_open = _is_open(parsed)
-    listed = [f"{key}: {licence_lists().listed_by(key) or 'on no list of open licences'}" for key in identifiers]
-    return is_open, "; ".join(listed)
+    listed = {key: licence_lists().listed_by(key) or "on no list of open licences" for key in identifiers}
+    if len(listed) == 1:
+        return is_open, next(iter(listed.values()))
+    return is_open, "; ".join(f"{key}: {who}" for key, who in listed.items())
 
 
 def joined(expressions: list[str], operator: str = "AND") -> str:

@@ -76,7 +76,7 @@ def _clause_rows(report: "LicenceReport") -> Iterator[tuple[Row, Sort]]:
     for sort in Sort:
         for clause in others:
             if clause.sort is sort:
-                value = _with_origin(clause, _met(clause, report))
+                value = _with_origin(clause, _met(clause, report), report.name)
                 yield Row(clause.label, value, _status(clause, report), (clause.evidence,)), sort
         if sort is Sort.LIMIT and fields:
             labels = "; ".join(dict.fromkeys(field_label(clause.values["field"]) for clause in fields))
@@ -84,16 +84,17 @@ def _clause_rows(report: "LicenceReport") -> Iterator[tuple[Row, Sort]]:
             yield Row("Prohibited uses", f"Not for: {labels}.", Status.BAD, evidence), sort
 
 
-def _with_origin(clause: Clause, suffix: str) -> str:
-    return clause.plain + suffix + (f" (from {clause.from_parent})" if clause.from_parent else "")
+def _with_origin(clause: Clause, suffix: str, name: str) -> str:
+    origin = "by its name" if clause.from_parent == name else f"from {clause.from_parent}"
+    return clause.plain + suffix + (f" ({origin})" if clause.from_parent else "")
 
 
 def _met(clause: Clause, report: "LicenceReport") -> str:
     """Whether this very folder does what a clause asks of copies, where that can be seen."""
     if clause.kind == "notice_file":
-        return " This folder has one." if report.has_notice_file else " This folder has none."
+        return " There is one here." if report.has_notice_file else " There is none here."
     if clause.kind == "licence_copy" and not report.has_licence_text:
-        return " This folder has no licence text."
+        return " There is no licence text here."
     return ""
 
 

@@ -53,6 +53,7 @@ _PARTS = {
     "data": re.compile(r"\b(?:data|datasets?|corpus|corpora|annotations)\b", re.IGNORECASE),
 }
 _SPLIT = re.compile(r"[;,.]\s+|\s+(?:while|whereas|but)\s+|\s+and\s+(?=the (?:model|weights|code|data))", re.IGNORECASE)
+_BOTH = re.compile(r"\s*both\s", re.IGNORECASE)
 _SPDX_HEAD = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]{2,80})")
 _APACHE_HEAD = "Licensed under the Apache License, Version 2.0"
 
@@ -149,7 +150,7 @@ def _statements(card: Card) -> Iterator[Source]:
     for sentence in Prose.of(card.text, _MAX_CARD_CHARACTERS).sentences():
         if not _SAYS.search(sentence.text) or len(sentence.text) > 1000:
             continue
-        for part in _SPLIT.split(sentence.text):
+        for part in _parts(sentence.text):
             name = _name_in(part)
             if not name or _OF_PARENT.search(part):
                 continue
@@ -160,6 +161,16 @@ def _statements(card: Card) -> Iterator[Source]:
                 finding = detect_name(name) if pattern.search(subject) and _SAYS.search(part) else None
                 if finding is not None:
                     yield Source(scope, Kind.STATEMENT, evidence, finding.at(card.file))
+
+
+def _parts(sentence: str) -> Iterator[str]:
+    """What is said of one thing after the other; "both the code and the weights" are one thing."""
+    both = ""
+    for part in _SPLIT.split(sentence):
+        part = f"{both} and {part}" if both else part
+        both = part if _BOTH.match(part) and not _SAYS.search(part) else ""
+        if not both:
+            yield part
 
 
 def _name_in(text: str) -> str:
@@ -173,6 +184,7 @@ def _names() -> re.Pattern[str]:
     known = [*names()["spdx"], *(name.lower() for name in names()["own"].values())]
     written = [re.escape(name) for name in known if re.search(r"\d|licen[sc]e|agreement|terms", name)]
     more = [
+        r"modified mit(?: licen[sc]e)?",
         r"mit(?= licen[sc]e|\b(?=[.,;)]|$))",
         r"cc[- ]by(?:-[a-z]{2}){0,2}[- ]\d\.\d",
         r"llama[- ]?\d(?:\.\d)? (?:community )?licen[sc]e",

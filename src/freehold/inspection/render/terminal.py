@@ -7,11 +7,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from freehold.inspection.findings import Section, Status
+from freehold.inspection.findings import Row, Section, Status
 from freehold.inspection.render.plain import plain
 from freehold.inspection.render.words import LEGEND, MARKS, compared, condensed, where
 from freehold.inspection.report import Report
 
+_LABEL_WIDTH = 24
 _STYLES = {
     Status.GOOD: "green",
     Status.PARTIAL: "yellow",
@@ -29,31 +30,41 @@ def show(reports: Sequence[Report], console: Console) -> None:
 def _page(report: Report) -> RenderableType:
     parts: list[RenderableType] = [Text(plain(report.name), "bold")]
     for section in report.sections:
-        parts += _section(section)
+        parts += _section(section, report.name)
     return Group(*parts, Text(LEGEND, "dim"))
 
 
-def _section(section: Section) -> list[RenderableType]:
+def _section(section: Section, name: str) -> list[RenderableType]:
     heading = Text.assemble((f"{plain(section.title)}: ", "bold"), (plain(section.verdict), "bold cyan"))
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
     table.add_column(width=1)
-    table.add_column(min_width=18, max_width=32)
-    table.add_column(ratio=3)
-    table.add_column(ratio=2, style="dim")
+    table.add_column(width=_LABEL_WIDTH)
+    table.add_column(overflow="fold")
     for row in condensed(section):
         style = _STYLES[row.status]
-        evidence = plain(where(row.evidence[0])) if row.evidence else ""
-        mark = Text(MARKS[row.status], style)
-        table.add_row(mark, Text(plain(row.label)), Text(plain(row.value), style), Text(evidence))
+        value = Text(plain(row.value), style)
+        if evidence := _evidence(row, name):
+            value.append(f"  [{evidence}]", "dim")
+        table.add_row(Text(MARKS[row.status], style), Text(plain(row.label)), value)
     notes = [Padding(Text(plain(note)), (0, 0, 0, 2)) for note in section.notes]
     return [Text(), heading, table, *notes]
+
+
+def _evidence(row: Row, name: str) -> str:
+    """The first place on which a row rests; the file is not said where the report is on that file alone."""
+    if not row.evidence:
+        return ""
+    first = row.evidence[0]
+    if first.file == name and not first.asserted_by:
+        return "" if first.place == "file" else plain(first.place)
+    return plain(where(first))
 
 
 def _comparison(reports: Sequence[Report]) -> RenderableType:
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("")
     for report in reports:
-        table.add_column(Text(plain(report.name), "bold"), ratio=1)
+        table.add_column(Text(plain(report.name), "bold"), ratio=1, overflow="fold")
     titles = {section.title for report in reports for section in report.sections}
     for label, cells in compared(reports):
         style = "bold" if label in titles else ""

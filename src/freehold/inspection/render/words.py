@@ -13,7 +13,7 @@ LEGEND = "+ good   ~ in part   - bad   ? not evidenced"
 def where(evidence: Evidence) -> str:
     """A file and the place in it, and who says so if it is not the artefact itself."""
     by = f" (stated by {evidence.asserted_by})" if evidence.asserted_by else ""
-    return f"{evidence.file}{'' if evidence.place == 'file' else f', {evidence.place}'}{by}"
+    return f"{evidence.file}{'' if evidence.place in ('', 'file') else f', {evidence.place}'}{by}"
 
 
 def condensed(section: Section) -> tuple[Row, ...]:

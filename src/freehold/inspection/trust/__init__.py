@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.figures import in_bytes
 from freehold.inspection.findings import Evidence, Row, Section, Status
 from freehold.inspection.trust.files import Examination
 from freehold.inspection.trust.finding import Finding, Severity, Topic
@@ -41,10 +42,11 @@ class TrustReport:
 
     @property
     def verdict(self) -> str:
-        first = next((f for f in self.findings if f.severity is self.worst), None)
+        gravest = [f for f in self.findings if f.severity is self.worst]
+        first = next((f for f in gravest if f.topic is Topic.CODE), gravest[0] if gravest else None)
         if first is None or self.worst is Severity.NOTE:
             return f"nothing dangerous found in {_files(len(self.kinds))}"
-        count = sum(f.severity is self.worst for f in self.findings)
+        count = len(gravest)
         kind = "danger" if self.worst is Severity.DANGER else "to look at"
         more = f" (and {count - 1} more)" if count > 1 else ""
         return f"{kind}: {first.file} {first.text}{more}"
@@ -84,7 +86,7 @@ class TrustReport:
         hashed = f", sha256 of {len(self.sha256)}" if self.sha256 else ""
         digests = tuple(Evidence(name, "sha256", digest) for name, digest in self.sha256.items())
         return Row(
-            "Files", f"{_files(len(self.kinds))}, {sum(self.sizes.values()) / 1e6:,.1f} MB{hashed}", evidence=digests
+            "Files", f"{_files(len(self.kinds))}, {in_bytes(sum(self.sizes.values()))}{hashed}", evidence=digests
         )
 
     def _fine(self, topic: Topic) -> str | None:
