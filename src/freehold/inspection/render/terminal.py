@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from freehold.inspection.findings import Row, Section, Status
+from freehold.inspection.findings import Section, Status
 from freehold.inspection.render.plain import plain
 from freehold.inspection.render.words import LEGEND, MARKS, compared, condensed, where
 from freehold.inspection.report import Report
@@ -43,21 +43,11 @@ def _section(section: Section, name: str) -> list[RenderableType]:
     for row in condensed(section):
         style = _STYLES[row.status]
         value = Text(plain(row.value), style)
-        if evidence := _evidence(row, name):
-            value.append(f"  [{evidence}]", "dim")
+        if row.evidence and (place := plain(where(row.evidence[0], alone=name))):
+            value.append(f"  [{place}]", "dim")
         table.add_row(Text(MARKS[row.status], style), Text(plain(row.label)), value)
     notes = [Padding(Text(plain(note)), (0, 0, 0, 2)) for note in section.notes]
     return [Text(), heading, table, *notes]
-
-
-def _evidence(row: Row, name: str) -> str:
-    """The first place on which a row rests; the file is not said where the report is on that file alone."""
-    if not row.evidence:
-        return ""
-    first = row.evidence[0]
-    if first.file == name and not first.asserted_by:
-        return "" if first.place == "file" else plain(first.place)
-    return plain(where(first))
 
 
 def _comparison(reports: Sequence[Report]) -> RenderableType:
