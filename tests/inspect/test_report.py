@@ -34,7 +34,7 @@ def test_a_report_in_short(tmp_path):
     rows = {row["label"]: row["value"] for row in summary["rows"]}
     assert rows["Openness"].startswith("open-weight with use restrictions: ")
     assert rows["Next"].startswith("For “open-weight” it lacks: an open licence of the weights")
-    assert rows["Model Openness Framework"].startswith("Unclassified; for Class III it lacks: ")
+    assert rows["MOF class"].startswith("Model Openness Framework 1.0: Unclassified; for Class III it lacks: ")
     assert "under Llama 3.1 Community License: not open" in rows["Licence"]
     assert "700 million" in rows["It limits"] and "Built with Llama" in rows["It asks"]
     assert rows["Trust"] == "nothing dangerous found in 2 files"

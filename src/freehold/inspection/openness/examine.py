@@ -70,7 +70,7 @@ class Openness:
         if self.verdict.next_name:
             rows.append(Row("Next", self._lacks_for_next()))
         lacks = f"; {lacks}" if (lacks := self._lacks_for_class()) else ""
-        return (*rows, Row("Model Openness Framework", f"{self.mof.label}{lacks}"))
+        return (*rows, Row("MOF class", f"Model Openness Framework 1.0: {self.mof.label}{lacks}"))
 
     def _notes(self) -> list[str]:
         notes = [f"In plain words: {self.verdict.plain}."]
