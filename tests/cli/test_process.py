@@ -72,6 +72,14 @@ def test_show(smollm):
         assert f"{row['label']} {row['value']}" in page
 
 
+def test_show_says_why_there_is_no_report(smollm, tmp_path):
+    (tmp_path / "yaml.py").write_text("raise ModuleNotFoundError(\"No module named 'yaml'\", name='yaml')")
+    done = run("show", smollm, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0 and "134.5 M" in done.stdout
+    error = "not examined a report needs the package yaml; pip install 'freehold[inspect]'"
+    assert error in " ".join(done.stdout.split())
+
+
 def test_doctor_measures():
     facts = json.loads(run("doctor", "--json").stdout)
     assert facts["memory_bandwidth_gb_per_s"] > 0.5

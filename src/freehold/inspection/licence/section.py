@@ -105,6 +105,10 @@ def _status(clause: Clause, report: "LicenceReport") -> Status:
 
 def _notes(report: "LicenceReport") -> Iterator[str]:
     findings = report.weights.findings
-    if findings and not any(finding.has_text for _, finding in findings) and findings[0][1].clauses:
+    if (
+        findings
+        and not any(finding.has_text for _, finding in findings)
+        and any(clause.kind != "unread" for clause in findings[0][1].clauses)
+    ):
         evidence, finding = findings[0]
         yield f"{evidence.file} names {finding.name}; its text is not in the folder: the clauses are those on record."

@@ -36,11 +36,6 @@ class LicenceLists:
             return "an open data licence by the Model Openness Framework"
         return "an open model licence by the Model Openness Framework" if self.is_open(identifier) else ""
 
-    def identify(self, name: str) -> str | None:
-        """The SPDX identifier of an open licence by its identifier or a common name; None when it is none of these."""
-        plain = re.sub(r"^the\s+|\s+licen[cs]e$", "", " ".join(name.lower().split()))
-        return self.names.get(" ".join(name.lower().split())) or self.names.get(plain)
-
     def named_in(self, text: str) -> str | None:
         """The first open licence that a text names, as in "released under the Apache 2.0 license"."""
         found = self._pattern().search(text)

@@ -83,8 +83,8 @@ class TrustReport:
         }
 
     def _files_row(self) -> Row:
-        hashed = f", sha256 of {len(self.sha256)}" if self.sha256 else ""
-        digests = tuple(Evidence(name, "sha256", digest) for name, digest in self.sha256.items())
+        digests = tuple(Evidence(name, f"sha256 {digest}") for name, digest in self.sha256.items())
+        hashed = f", sha256 of {len(self.sha256)}" if len(self.sha256) > 1 else ""
         return Row(
             "Files", f"{_files(len(self.kinds))}, {in_bytes(sum(self.sizes.values()))}{hashed}", evidence=digests
         )
