@@ -73,10 +73,11 @@ def test_show(smollm):
 
 
 def test_show_says_why_there_is_no_report(smollm, tmp_path):
-    (tmp_path / "yaml.py").write_text("raise ModuleNotFoundError(\"No module named 'yaml'\", name='yaml')")
+    missing = "raise ModuleNotFoundError('not here', name='license-expression')"
+    (tmp_path / "license_expression.py").write_text(missing)
     done = run("show", smollm, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0 and "134.5 M" in done.stdout
-    error = "not examined a report needs the package yaml; pip install 'freehold[inspect]'"
+    error = "not examined a report needs the package license-expression; pip install 'freehold[inspect]'"
     assert error in " ".join(done.stdout.split())
 
 

@@ -83,7 +83,8 @@ class TrustReport:
         }
 
     def _files_row(self) -> Row:
-        digests = tuple(Evidence(name, f"sha256 {digest}") for name, digest in self.sha256.items())
+        largest_first = sorted(self.sha256, key=lambda name: -self.sizes[name])
+        digests = tuple(Evidence(name, f"sha256 {self.sha256[name]}") for name in largest_first)
         hashed = f", sha256 of {len(self.sha256)}" if len(self.sha256) > 1 else ""
         return Row(
             "Files", f"{_files(len(self.kinds))}, {in_bytes(sum(self.sizes.values()))}{hashed}", evidence=digests
