@@ -49,7 +49,7 @@ def report(freehold: Path, model: str) -> None:
         page.screenshot(path=IMAGES / "inspect.png", full_page=True)
         chromium.close()
     with Image.open(IMAGES / "inspect.png") as image:
-        image.convert("RGB").quantize(64).save(IMAGES / "inspect.png", optimize=True)  # a third of the bytes
+        image.convert("RGB").quantize(256).save(IMAGES / "inspect.png", optimize=True)  # less than half of the bytes
 
 
 def picture(chromium: Browser, url: str, name: str, scheme: str, question: str, *, compare: bool) -> None:
