@@ -65,7 +65,20 @@ def test_show(smollm):
     assert info["parameters"] == 134515008
     assert info["quantization"]["ffn_down"] == {"Q4_1": 30}
     assert info["licence"] == {"general.license": "apache-2.0"}
-    assert "8192 tokens" in run("show", smollm).stdout
+    page = " ".join(run("show", smollm).stdout.split())
+    assert "8192 tokens" in page and info["sha256"] in page.replace(" ", "")
+    assert "Openness open-weight: free to use and change" in page
+    for row in info["summary"]["rows"]:
+        assert f"{row['label']} {row['value']}" in page
+
+
+def test_show_says_why_there_is_no_report(smollm, tmp_path):
+    missing = "raise ModuleNotFoundError('not here', name='license-expression')"
+    (tmp_path / "license_expression.py").write_text(missing)
+    done = run("show", smollm, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0 and "134.5 M" in done.stdout
+    error = "not examined a report needs the package license-expression; pip install 'freehold[inspect]'"
+    assert error in " ".join(done.stdout.split())
 
 
 def test_doctor_measures():

@@ -17,6 +17,16 @@ def test_front_matter_and_lines():
     assert card.declared("license") == ("mit",)
     assert card.declared("datasets") == ("a/b", "c/d")
     assert card.declared("base_model") == ()
+    assert [(f.evidence.place, f.evidence.quote) for f in card.fields("datasets")] == [
+        ("datasets, line 3", "a/b"),
+        ("datasets, line 3", "c/d"),
+    ]
+    assert card.field_evidence("license").place == "license, line 2"
+    listed = parse_card("README.md", "---\ntags:\n- one\n- {a: 1}\n- two\n---\n")
+    assert [(f.value, f.evidence.place) for f in listed.fields("tags")] == [
+        ("one", "tags, line 3"),
+        ("two", "tags, line 5"),
+    ]
     assert [(s.text, s.line, s.heading) for s in card.sentences] == [
         ("# Title", 6, "Title"),
         ("One sentence over two lines.", 8, "Title"),
@@ -31,6 +41,7 @@ def test_front_matter_and_lines():
         ("a: &x [1, 2]\nlicense: *x", "expected no YAML alias, got *x"),
         ("a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]", "expected no YAML alias"),
         ("license: [", "front matter: "),
+        ("license: mit\nlicense: other", "line 3: expected each key once, got license again"),
         ("- license", "front matter: expected a mapping, got list"),
         ("a: " + "[" * 60 + "]" * 60, "expected at most 50 levels of nesting"),
         ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),

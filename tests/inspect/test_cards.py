@@ -1,6 +1,7 @@
 """Two dozen releases, each card a paraphrase of public facts: verdict, class, and what the card does and does not show."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,9 @@ def test_every_claim_stands_where_it_says(name):
             line = int(evidence["place"].removeprefix("line "))
             following = " ".join(" ".join(text.split("\n")[line - 1 :]).split())
             assert evidence["quote"].rstrip("…")[:60] in following
-        elif evidence["place"].startswith("front matter, "):
-            assert f"\n{evidence['place'].removeprefix('front matter, ')}:" in text
+        elif found := re.fullmatch(r"([\w-]+), line (\d+)", evidence["place"]):
+            lines = text.splitlines()[: int(found[2])]
+            assert lines[-1].strip() and any(line.startswith(f"{found[1]}:") for line in lines)
         elif evidence["file"] == "config.json":
             assert evidence["place"] in json.loads(text)
 

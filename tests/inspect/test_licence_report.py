@@ -37,7 +37,7 @@ def test_a_text_and_a_card_that_agree(report_of):
     report = report_of("thing", README_md=card(license="mit"), LICENSE=MIT, config_json=config("qwen3"))
     assert report.is_open and report.weights.expression == "MIT" and report.conflicts == ()
     assert [evidence.file for evidence in report.weights.evidence] == ["LICENSE", "README.md"]
-    assert report.weights.evidence[1].place == "front matter, license (line 2)"
+    assert report.weights.evidence[1].place == "license, line 2"
     assert report.code.because == "there is no code in these files"
     assert report.data.name == "not evidenced" and report.data.openness is Openness.UNKNOWN
 
@@ -68,6 +68,13 @@ def test_which_part_a_source_speaks_of(report_of, files, weights, code, data):
     assert (report.weights.expression, report.code.expression, report.data.expression) == (weights, code, data)
 
 
+def test_a_modified_licence_is_not_read_as_the_one_it_is_made_from(report_of):
+    said = "\n## License\n\nBoth the code and the model weights are released under the Modified MIT License.\n"
+    report = report_of("thing", README_md=card(said, license="other", license_name="modified-mit"))
+    assert report.weights.name == report.code.name == "Modified MIT"
+    assert report.conflicts == () and not report.is_open
+
+
 def test_a_list_and_quotes_in_the_front_matter(report_of):
     text = "---\nlanguage:\n  - en\n  - de\nlicense: 'apache-2.0'  # as before\nbase_model:\n- meta-llama/Llama-2-7b\n---\n"
     report = report_of("thing", README_md=text)
@@ -90,8 +97,7 @@ def test_a_card_that_says_mit_over_a_llama_text(report_of):
     assert report.weights.name == "Llama 3.1 Community License" and not report.is_open
     (conflict,) = report.conflicts
     assert (
-        conflict.plain
-        == "README.md (front matter, license (line 2)) says MIT, but LICENSE (line 1) is Llama 3.1 Community License."
+        conflict.plain == "README.md (license, line 2) says MIT, but LICENSE (line 1) is Llama 3.1 Community License."
     )
     assert [evidence.file for evidence in conflict.evidence] == ["README.md", "LICENSE"]
 
@@ -251,7 +257,7 @@ def test_section_and_dict(report_of):
     labels = [row.label for row in section.rows]
     assert labels[:4] == ["Weights", "Code", "Data", "Contradiction"]
     notice = next(row for row in section.rows if row.label == "Notice file")
-    assert notice.value.endswith("All Rights Reserved”. This folder has none.") and notice.status is Status.PARTIAL
+    assert notice.value.endswith("All Rights Reserved”. There is none here.") and notice.status is Status.PARTIAL
     assert notice.evidence[0].file == "LICENSE" and notice.evidence[0].place == "line 28"
     value = json.loads(json.dumps(report.to_dict()))
     assert value["is_open"] is False and value["weights"]["scope"] == "weights" and value["conflicts"]
@@ -262,8 +268,10 @@ def test_hostile_folders(tmp_path, report_of):
     bomb = "---\n" + "a: &a [x]\n" * 10_000 + "license: mit\x1b[31m\n"
     report = report_of("bomb", README_md=bomb, LICENSE="\x00" * 1000, **{"config_json": "[" * 100_000})
     assert report.weights.openness is Openness.UNKNOWN
-    report = report_of("long", README_md=card("# x\n" + "licensed under the " * 2_000_000, license="mit\x1b[31m"))
-    assert report.weights.expression == "MIT" and "\x1b" not in json.dumps(report.to_dict())
+    report = report_of("long", README_md=card("# x\n" + "licensed under the " * 2_000_000, license="mit"))
+    assert report.weights.expression == "MIT"
+    report = report_of("escape", README_md=card(license="mit\x1b[31m"))  # no YAML: its fields are not read
+    assert report.weights.expression == ""
     path = folder(tmp_path, "link")
     outside = tmp_path / "outside.txt"
     outside.write_text(MIT)

@@ -170,3 +170,5 @@ def test_words_that_are_not_understood_are_refused():
         parse_use("commercial, purple elephants")
     assert error.value.message == "use: expected words about a use, got 'purple elephants'"
     assert "2M monthly users" in error.value.hint
+    with pytest.raises(RequestError, match="use: expected words about a use, got ''"):
+        parse_use(" , ")

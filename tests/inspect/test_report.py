@@ -29,6 +29,31 @@ def test_every_examination_is_there():
     assert report.to_dict().keys() >= {"name", "path", "verdict", "sections", "openness", "licence", "trust", "cost"}
 
 
+def test_a_report_in_short(tmp_path):
+    summary = inspect(CARDS / "llama-3.1-8b-instruct").summary().to_dict()
+    rows = {row["label"]: row["value"] for row in summary["rows"]}
+    assert rows["Openness"].startswith("open-weight with use restrictions: ")
+    assert rows["Next"].startswith("For “open-weight” it lacks: an open licence of the weights")
+    assert rows["MOF class"].startswith("Model Openness Framework 1.0: Unclassified; for Class III it lacks: ")
+    assert "under Llama 3.1 Community License: not open" in rows["Licence"]
+    assert "700 million" in rows["It limits"] and "Built with Llama" in rows["It asks"]
+    assert rows["Trust"] == "nothing dangerous found in 2 files"
+    assert summary["weights_licence"]["open"] is False
+    (tmp_path / "README.md").write_text("---\nlicense: \x1b[31mred\u202e\n---\n")
+    assert not {"\x1b", "\u202e"} & set(str(inspect(tmp_path).summary().to_dict()["rows"]))
+
+
+def test_costs_in_short_of_a_file_behind_a_link(tmp_path, smollm):
+    (tmp_path / "linked.gguf").symlink_to(smollm)
+    summary = inspect(tmp_path / "linked.gguf", hash_files=False).summary().to_dict()
+    assert summary["verdict"] == "open-weight" and summary["trust"] == "note"
+    assert summary["parameters"] == {"total": 134_515_008, "active": 134_515_008, "stored": 134_515_008}
+    assert summary["cache_bytes_per_token"] == 30 * 2 * 3 * 64 * 2  # layers, keys and values, heads, width, two bytes
+    assert summary["at_context"]["memory_bytes"] == summary["weights_bytes"] + 8192 * summary["cache_bytes_per_token"]
+    labels = [row["label"] for row in summary["rows"]]
+    assert labels[-4:] == ["Parameters", "Weights", "Cache", "Memory"]
+
+
 def test_a_card_that_says_mit_over_a_llama_licence(tmp_path):
     openness = inspect(model(tmp_path / "m", "license: mit", "data/licenses/llama-3-community-license.txt"))
     facts = openness.to_dict()["openness"]

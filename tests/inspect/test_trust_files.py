@@ -51,7 +51,10 @@ def test_a_pickle_renamed_safetensors(tmp_path):
     dangers = said(tmp_path, Severity.DANGER)
     assert "model.safetensors: is named .safetensors, its content is a pickle" in dangers
     assert any("is a pickle that calls" in text and "system when it is loaded" in text for text in dangers)
-    assert report.verdict.startswith("danger: model.safetensors")
+    (tmp_path / "a-link.txt").symlink_to("/etc/hostname")  # as dangerous, yet not what must be said first
+    report = examine(Artefacts(tmp_path), hash_files=False)
+    assert report.verdict.startswith("danger: model.safetensors is a pickle that calls")
+    assert report.verdict.endswith("(and 2 more)")
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 
 from freehold.inspection.artefacts import Artefacts
 from freehold.inspection.trust import examine
-from freehold.inspection.trust.digests import sha256_of_files
 from freehold.inspection.trust.finding import Severity, Topic
 from freehold.inspection.trust.safetensors_check import check_safetensors
 from freehold.inspection.trust.tensors import _float8
+from freehold.store.digest import sha256_of_files
 
 
 def write(path, header, data=b"", length=None):
@@ -234,7 +234,7 @@ def test_small_floats_are_those_of_torch(bits, bias, name):
 
 
 def digests(folder, cache):
-    return sha256_of_files(Artefacts(folder).files, cache=cache)
+    return sha256_of_files({path.name: path for path in folder.iterdir()}, cache=cache)
 
 
 def test_digests_are_remembered_until_a_file_changes(tmp_path, monkeypatch):

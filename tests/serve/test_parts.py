@@ -1,13 +1,15 @@
 """Parts of the server by themselves: what is kept of responses, an engine that has failed."""
 
 import asyncio
+import threading
 
 import pytest
 
-from freehold.errors import EngineError
+from freehold.errors import EngineError, UnsupportedError
 from freehold.serve.errors import ServeError
 from freehold.serve.metrics import Metrics
 from freehold.serve.pool import ModelPool
+from freehold.serve.reports import Reports
 from freehold.serve.response_store import ResponseStore
 from freehold.serve.settings import Settings
 
@@ -49,6 +51,37 @@ def test_responses_are_each_key_s_own():
     store.delete(b"alice", "a")
     with pytest.raises(ServeError):
         store.get(b"alice", "a")
+
+
+def test_a_report_is_made_once_and_goes_on_when_its_asker_leaves():
+    asked, gate = [], threading.Event()
+
+    def examine(ref):
+        asked.append(ref)
+        gate.wait(10)
+        return {"summary": {"verdict": "open-weight"}, "report": {}}
+
+    async def run():
+        reports = Reports(examine, {"a": "folder/a"})
+        assert reports.known("a") is None
+        leaving = asyncio.create_task(reports.of("a"))
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+        gate.set()
+        assert (await reports.of("a"))["summary"] == {"verdict": "open-weight"}
+        assert reports.known("a") == await reports.of("a")
+
+    asyncio.run(run())
+    assert asked == ["folder/a"]
+
+
+def test_a_model_that_cannot_be_examined_is_said_to_be():
+    def examine(ref):
+        raise UnsupportedError("a report needs the package yaml", "pip install 'freehold[inspect]'")
+
+    told = asyncio.run(Reports(examine, {"a": "folder/a"}).of("a"))
+    error = "a report needs the package yaml; pip install 'freehold[inspect]'"
+    assert told == {"summary": {"error": error}, "report": None}
 
 
 def test_a_failed_engine_is_replaced(smollm):

@@ -43,6 +43,15 @@ def test_the_least_used_goes_first(pool):
     assert 0.3e9 < used <= 0.7e9
 
 
+def test_each_has_a_report(pool):
+    model = pool.http.get("/v1/models/two").json()
+    assert model["summary"]["verdict"] == model["report"]["verdict"] == "open-weight"
+    assert model["summary"]["rows"][0]["label"] == "Openness"
+    assert "path" not in model["report"]
+    listed = {model["id"]: model["summary"] for model in pool.http.get("/v1/models").json()["data"]}
+    assert listed["two"] == model["summary"]
+
+
 def test_a_model_that_answers_is_not_unloaded(pool):
     long = {"max_tokens": 400, "ignore_eos": True, "stream": True}
     body = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0}

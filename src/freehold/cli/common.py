@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from freehold.store.references import StoredModel
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,6 +98,14 @@ def download_progress() -> Iterator[Callable[[str, int, int], None] | None]:
     finally:
         if bar is not None:
             bar.stop()
+
+
+def to_examine(stored: "StoredModel") -> Path:
+    """What of a model is to be reported on: a file of the hub lies in a folder with its card and its licence."""
+    from freehold.store.references import source_of
+
+    is_of_hub = stored.ref is not None and source_of(stored.ref) in ("hf", "ms")
+    return stored.path.parent if is_of_hub and stored.path.is_file() else stored.path
 
 
 def print_json(value: Any) -> None:

@@ -1,16 +1,11 @@
 """freehold inspect: how open a model is, what its licence asks, whether its files can be trusted, what it costs."""
 
 from collections.abc import Callable
-from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import click
 
-from freehold.cli.common import download_progress, print_json
-
-if TYPE_CHECKING:
-    from freehold.store.references import StoredModel
+from freehold.cli.common import download_progress, print_json, to_examine
 
 Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
 
@@ -18,7 +13,7 @@ Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
 @click.command(name="inspect")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--for", "use", metavar="USE", help='Is it allowed? As in "commercial service, 2M monthly users, EU".')
-@click.option("--no-hash", is_flag=True, help="Leave out the sha256 of each file, which needs all of them read.")
+@click.option("--no-hash", is_flag=True, help="Compute no sha256: that needs all of the files read.")
 @click.option("--measure", is_flag=True, help="Run the model for some seconds: what its tokens cost on this machine.")
 @click.option("--power-price", type=click.FloatRange(0, 1000), metavar="USD", help="Of a kWh [default: 0.30].")
 @click.option("--machine-price", type=click.FloatRange(0, 1e6), metavar="USD", help="Of an hour [default: 0.09].")
@@ -53,7 +48,7 @@ def command(
         stored = [resolve(model, progress=progress) for model in models]
         told = _of_all(progress)
         options = {"use": use, "hash_files": not no_hash, "measure": measure, "rates": rates, "progress": told}
-        reports = [inspect(_to_examine(each), **options) for each in stored]
+        reports = [inspect(to_examine(each), **options) for each in stored]
     if as_json:
         dicts = [report.to_dict() for report in reports]
         print_json(dicts[0] if len(dicts) == 1 else dicts)
@@ -71,14 +66,6 @@ def command(
         from freehold.inspection.render.terminal import show
 
         show(reports, Console(highlight=False))
-
-
-def _to_examine(stored: "StoredModel") -> Path:
-    """A file of the hub lies in a folder with its card and its licence."""
-    from freehold.store.references import source_of
-
-    is_of_hub = stored.ref is not None and source_of(stored.ref) in ("hf", "ms")
-    return stored.path.parent if is_of_hub and stored.path.is_file() else stored.path
 
 
 def _of_all(progress: Progress | None) -> Progress | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from freehold.cli.common import to_examine
 from freehold.errors import RequestError
 
 
@@ -109,4 +110,15 @@ def command(models, api_key, api_key_file, allowed_host, origin, memory, max_bod
         drain_s=drain,
         **options,
     )
-    serve(settings, log_level)
+    serve(settings, _examine, log_level)
+
+
+def _examine(ref: str) -> dict[str, Any]:
+    """What `freehold inspect` says of a model; where its files lie on this machine is nobody else's business."""
+    from freehold.inspection.report import inspect
+    from freehold.store.references import resolve
+
+    report = inspect(to_examine(resolve(ref)), hash_files=False)
+    facts = report.to_dict()
+    del facts["path"]
+    return {"summary": report.summary().to_dict(), "report": facts}

@@ -1,10 +1,17 @@
 """freehold show: what a model is."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from freehold.cli.common import download_progress, human_bytes, print_json
+from freehold.cli.common import download_progress, human_bytes, print_json, to_examine
+from freehold.errors import FreeholdError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from freehold.store.references import StoredModel
 
 
 @click.command(name="show")
@@ -13,23 +20,52 @@ from freehold.cli.common import download_progress, human_bytes, print_json
 @click.option("--kv-type", type=click.Choice(["f16", "bf16", "int8", "f32"]), default="f16", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str | None, context: int | None, kv_type: str, as_json: bool) -> None:
-    """What MODEL (a catalogue name, a .gguf file or a folder) is, and the memory it will need. Reads no weights."""
+    """What MODEL (a catalogue name, a .gguf file or a folder) is, and the memory it will need; a report in short.
+
+    Reads no weights but samples of them; freehold inspect says more.
+    """
     import freehold
+    from freehold.store.digest import sha256_of_files
     from freehold.store.references import resolve
 
     with download_progress() as progress:
-        resolve(model, progress=progress)
+        stored = resolve(model, progress=progress)
     info = freehold.describe(model, context=context, kv_format=kv_type)
+    file = {"": stored.path}
+    info["sha256"] = info["sha256"] or sha256_of_files(file, only_remembered=True).get("")
     if as_json:
-        print_json(info)
+        print_json(info | {"summary": _summary(stored)})
         return
     from rich.console import Console
+
+    console = Console(highlight=False)
+    _print(console, _rows(info))
+    summary = _summary(stored)  # takes a second: what is known before is shown before
+    console.print()
+    rows = [(row["label"], row["value"]) for row in summary.get("rows", ())]
+    _print(console, rows or [("not examined", summary["error"])])
+
+
+def _print(console: "Console", rows: Sequence[tuple[str, str]]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None)
-    for name, value in _rows(info):
-        table.add_row(f"[bold]{name}[/bold]", value)
-    Console(highlight=False).print(table)
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest is told whole
+    for name, value in rows:
+        table.add_row(Text(name, "bold"), Text(value))
+    console.print(table)
+
+
+def _summary(stored: "StoredModel") -> dict[str, Any]:
+    """The report in short, or the error for which there is none."""
+    from freehold.inspection.report import inspect
+
+    try:
+        return inspect(to_examine(stored), hash_files=False).summary().to_dict()
+    except FreeholdError as error:
+        return {"error": "; ".join(filter(None, (error.message, error.hint)))}
 
 
 def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:

@@ -44,7 +44,13 @@ class Artefacts:
         if not self.path.exists():
             raise ModelNotFoundError(f"{self.path}: no such file or folder")
         self.folder = self.path if self.path.is_dir() else None
-        self.files = tuple(_walk(self.folder)) if self.folder else (_file(self.path, self.path.parent),)
+        # A link that somebody names is what they mean; one that lies in a folder may be a stranger's.
+        self.files = (
+            tuple(_walk(self.folder))
+            if self.folder
+            else (File(self.path.name, self.path.resolve(), self.path.stat().st_size, outside=not self.path.is_file()),)
+        )
+        self._json: dict[str, Any] = {}
         self._by_name = {file.name: file for file in self.files}
 
     @property
@@ -70,7 +76,12 @@ class Artefacts:
         return Text(content[:max_bytes].decode("utf-8", "replace"), len(content) > max_bytes)
 
     def json(self, name: str) -> Any | None:
-        """A JSON file's value; None when there is none, it is too long or is not JSON."""
+        """A JSON file's value, read once; None when there is none, it is too long or is not JSON."""
+        if name not in self._json:
+            self._json[name] = self._read_json(name)
+        return self._json[name]
+
+    def _read_json(self, name: str) -> Any | None:
         text = self.text(name, MAX_JSON_BYTES)
         if text is None or text.is_cut:
             return None

@@ -44,17 +44,29 @@ class Sentence:
     heading: str
 
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A declared value and where it stands."""
+
+    value: str
+    evidence: Evidence
+
+
 @dataclass(frozen=True)
 class Card:
-    """`file` is empty when there is no card; `problem` says why a front matter could not be read."""
+    """`file` is empty when there is no card; `problem` says why a front matter could not be read.
+
+    `places`: of each key of the front matter, and of each item where its value is a list, as in "license, line 2".
+    """
 
     file: str = ""
     front_matter: Mapping[str, Any] = field(default_factory=dict)
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     text: str = ""
     first_line: int = 1  # of the text in the file
     problem: str = ""
     is_cut: bool = False
-    fields: str = "front matter, "  # where declared values stand, as a place begins
+    is_written: bool = True  # False: what the metadata of a GGUF file declares
 
     @property
     def has_text(self) -> bool:
@@ -64,18 +76,23 @@ class Card:
     def sentences(self) -> tuple[Sentence, ...]:
         return tuple(_sentences(self.text, self.first_line))
 
-    def declared(self, key: str) -> tuple[str, ...]:
-        """A front matter's value as strings: none, one, or the items of a list."""
+    def fields(self, key: str) -> tuple[Field, ...]:
+        """A front matter's values that are no lists or mappings: none, one, or the items of a list."""
         value = self.front_matter.get(key)
         items = value if isinstance(value, list) else [value]
-        return tuple(str(item) for item in items if isinstance(item, str | int | float) and str(item).strip())
+        return tuple(
+            Field(str(item), Evidence(self.file, place, quote(str(item))))
+            for item, place in zip(items, self.places.get(key, ()), strict=False)  # an empty list has a place, too
+            if isinstance(item, str | int | float) and str(item).strip()
+        )
+
+    def declared(self, key: str) -> tuple[str, ...]:
+        """The same, without their places."""
+        return tuple(field.value for field in self.fields(key))
 
     def field_evidence(self, key: str) -> Evidence:
-        return Evidence(
-            self.file,
-            f"{self.fields}{key}",
-            quote(", ".join(self.declared(key)) or str(self.front_matter.get(key, ""))),
-        )
+        value = ", ".join(self.declared(key)) or str(self.front_matter.get(key, ""))
+        return Evidence(self.file, self.places[key][0], quote(value))
 
     def line_evidence(self, sentence: Sentence) -> Evidence:
         return Evidence(self.file, f"line {sentence.line}", quote(sentence.text))
@@ -94,10 +111,10 @@ def parse_card(file: str, content: str, *, is_cut: bool = False) -> Card:
     """Front matter between two lines of three dashes, then the text."""
     content = content.removeprefix("\ufeff").replace("\r\n", "\n")
     head, body = _split(content)
-    front_matter, problem = _load(head)
+    front_matter, places, problem = _load(head)
     text = body[:MAX_TEXT_CHARS]
     first_line = content[: len(content) - len(body)].count("\n") + 1
-    return Card(file, front_matter, text, first_line, problem, is_cut or len(body) > MAX_TEXT_CHARS)
+    return Card(file, front_matter, places, text, first_line, problem, is_cut or len(body) > MAX_TEXT_CHARS)
 
 
 def quote(text: str) -> str:
@@ -116,36 +133,54 @@ def _split(content: str) -> tuple[str, str]:
     return (content[4 : end.start()], content[end.end() :]) if end else ("", content)
 
 
-def _load(text: str) -> tuple[Mapping[str, Any], str]:
-    """The front matter's mapping, or an empty one and what is wrong."""
+def _load(text: str) -> tuple[Mapping[str, Any], Mapping[str, tuple[str, ...]], str]:
+    """The front matter's mapping with the places of its values, or an empty one and what is wrong."""
     import yaml
 
     if len(text) > MAX_FRONT_MATTER_CHARS:
-        return {}, f"front matter: expected at most {MAX_FRONT_MATTER_CHARS} characters, got {len(text)}"
+        return {}, {}, f"front matter: expected at most {MAX_FRONT_MATTER_CHARS} characters, got {len(text)}"
     try:
         value = load_yaml(text)
+        places = _places(yaml.compose(text, Loader=_loader())) if isinstance(value, dict) else {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        return {}, f"front matter: {quote(str(error))}"
+        return {}, {}, f"front matter: {quote(str(error))}"
     if value is None:
-        return {}, ""
+        return {}, {}, ""
     if not isinstance(value, dict):
-        return {}, f"front matter: expected a mapping, got {type(value).__name__}"
-    return {str(key): item for key, item in value.items()}, ""
+        return {}, {}, f"front matter: expected a mapping, got {type(value).__name__}"
+    return {str(key): item for key, item in value.items()}, places, ""
+
+
+def _places(mapping: Any) -> Mapping[str, tuple[str, ...]]:
+    """Raises ValueError for a key that stands twice: readers differ in which of the two they take."""
+    places: dict[str, tuple[str, ...]] = {}
+    for key, value in mapping.value:
+        line = key.start_mark.line + 2  # from 1, below the dashes
+        if key.value in places:
+            raise ValueError(f"line {line}: expected each key once, got {key.value} again")
+        items = value.value if value.id == "sequence" and value.value else [key]
+        places[str(key.value)] = tuple(f"{key.value}, line {item.start_mark.line + 2}" for item in items)
+    return places
 
 
 def load_yaml(text: str) -> Any:
     """YAML as plain data. Raises yaml.YAMLError for what is not YAML, ValueError for aliases and for deep nesting."""
     import yaml
 
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     depth = 0
-    for event in yaml.parse(text, Loader=loader):
+    for event in yaml.parse(text, Loader=_loader()):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"line {event.start_mark.line + 1}: expected no YAML alias, got *{event.anchor}")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ValueError(f"line {event.start_mark.line + 1}: expected at most {MAX_DEPTH} levels of nesting")
-    return yaml.load(text, Loader=loader)
+    return yaml.load(text, Loader=_loader())
+
+
+def _loader() -> Any:
+    import yaml
+
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _card_of_gguf(artefacts: Artefacts) -> Card:
@@ -153,13 +188,16 @@ def _card_of_gguf(artefacts: Artefacts) -> Card:
     if not metadata:
         return Card()
     declared = {name: metadata[key] for key, name in _GGUF_KEYS.items() if key in metadata}
-    bases = [
-        metadata[key].removeprefix("https://huggingface.co/")
-        for index in range(16)
-        if isinstance(metadata.get(key := f"general.base_model.{index}.repo_url"), str)
-    ]
-    declared |= {"base_model": bases} if bases else {}
-    return Card(artefacts.gguf_files[0].name, declared, fields="metadata general.")
+    places = {
+        name: (key,) * (len(metadata[key]) if isinstance(metadata[key], list) else 1)
+        for key, name in _GGUF_KEYS.items()
+        if key in metadata
+    }
+    urls = [key for index in range(16) if (key := f"general.base_model.{index}.repo_url") in metadata]
+    if urls:
+        declared["base_model"] = [str(metadata[key]).removeprefix("https://huggingface.co/") for key in urls]
+        places["base_model"] = tuple(urls)
+    return Card(artefacts.gguf_files[0].name, declared, places, is_written=False)
 
 
 def _sentences(text: str, first_line: int) -> Iterator[Sentence]:

@@ -2,19 +2,20 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from freehold.errors import UnsupportedError
 from freehold.inspection.artefacts import Artefacts
 from freehold.inspection.card import read_card
-from freehold.inspection.findings import Section, section_dict
+from freehold.inspection.findings import Row, Section, section_dict
 
 if TYPE_CHECKING:
     from freehold.inspection.cost import Rates
 
 Progress = Callable[[str, int, int], None]  # (file, bytes done, bytes in all)
+_COSTS = ("parameters", "weights_bytes", "read_bytes_per_token", "cache_bytes_per_token", "state_bytes", "at_context")
 
 
 class Examination(Protocol):
@@ -22,7 +23,22 @@ class Examination(Protocol):
 
     def section(self) -> Section: ...
 
+    def summary(self) -> tuple[Row, ...]: ...
+
     def to_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The report in short: `rows` to be read, whose texts are plain; `figures` for a program."""
+
+    verdict: str
+    rows: tuple[Row, ...]
+    figures: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        rows = [{"label": row.label, "value": row.value, "status": str(row.status)} for row in self.rows]
+        return {"verdict": self.verdict, **self.figures, "rows": rows}
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,24 @@ class Report:
     @property
     def verdict(self) -> str:
         return self.sections[list(self.examinations).index("openness")].verdict
+
+    def summary(self) -> Summary:
+        """What `freehold show`, the server's list of models and the chat page tell of it."""
+        from freehold.inspection.render.plain import plain, plain_value
+
+        rows = [row for examination in self.examinations.values() for row in examination.summary()]
+        facts = {name: self.examinations[name].to_dict() for name in ("openness", "licence", "trust", "cost")}
+        openness, cost = facts["openness"], facts["cost"]
+        figures = {
+            "missing_for_next": openness["missing_for_next"],
+            "mof": openness["mof"],
+            "weights_licence": openness["weights_licence"],
+            "conflicts": len(facts["licence"]["conflicts"]),
+            "trust": facts["trust"]["worst"],
+            **{key: cost[key] for key in _COSTS},
+        }
+        told = tuple(replace(row, label=plain(row.label), value=plain(row.value)) for row in rows)
+        return Summary(self.verdict, told, plain_value(figures))
 
     def to_dict(self) -> dict[str, Any]:
         """The report for a program: the same rows as on paper, and the facts of each examination."""
@@ -59,8 +93,8 @@ def inspect(
 ) -> Report:
     """A report on a model's folder or a file of weights. Reads no network.
 
-    `use` asks whether it is allowed, as in "commercial service, 2M monthly users, EU". `hash_files=False` leaves out
-    the digests, the one part that must read all of the files; `progress` is told of it. `measure` runs the model for
+    `use` asks whether it is allowed, as in "commercial service, 2M monthly users, EU". `hash_files=False` computes no
+    digest, the one part that must read all of the files; `progress` is told of it. `measure` runs the model for
     some seconds, for what a million of its tokens take here in time, energy and, by `rates`, money.
     Raises ModelNotFoundError when there is nothing there, ModelFileError for a wrong `evidence.yaml`, RequestError for
     a use that is not understood, UnsupportedError when the extra `inspect` is not installed.
@@ -88,7 +122,7 @@ def _examine(
     from freehold.inspection.use import answered
 
     card = read_card(artefacts)
-    licences = licence.examine(artefacts)
+    licences = licence.examine(artefacts, card)
     asked: dict[str, Examination] = {} if use is None else {"use": answered(licences, use)}
     return asked | {
         "openness": examine_openness(artefacts, card, terms_of(licences)),

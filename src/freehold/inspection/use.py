@@ -6,6 +6,7 @@ from typing import Any
 
 from freehold.inspection.findings import Row, Section, Status
 from freehold.inspection.licence import Answer, LicenceReport, Reason, answer
+from freehold.inspection.licence.judge import CONTRADICTED
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class AnsweredUse:
     answer: Answer
 
     def section(self) -> Section:
-        return Section(f"For “{self.use}”", str(self.answer.verdict), tuple(self._rows()), (self.answer.summary,))
+        return Section(f"For “{self.use}”", str(self.answer.verdict), tuple(self._rows()), self._notes())
 
     def _rows(self) -> Iterator[Row]:
         for reasons, label, status in (
@@ -24,6 +25,13 @@ class AnsweredUse:
         ):
             for reason in reasons:
                 yield Row(label, reason.plain, status, _evidence(reason))
+
+    def _notes(self) -> tuple[str, ...]:
+        under = f"Judged by: {self.answer.under}."
+        return (under, CONTRADICTED) if self.answer.conflicts else (under,)
+
+    def summary(self) -> tuple[Row, ...]:
+        return (Row(f"For “{self.use}”", f"{self.answer.verdict}: {self.answer.summary}"),)
 
     def to_dict(self) -> dict[str, Any]:
         return self.answer.to_dict()

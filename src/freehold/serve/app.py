@@ -30,6 +30,7 @@ from freehold.serve.guard import Guard
 from freehold.serve.metrics import Metrics
 from freehold.serve.openapi import openapi
 from freehold.serve.pool import ModelPool
+from freehold.serve.reports import Examine, Reports
 from freehold.serve.response_store import ResponseStore
 from freehold.serve.settings import Settings
 from freehold.serve.sse import ClientGone, error_answer
@@ -40,8 +41,8 @@ PROTOCOLS = (chat_completions, completions, embeddings, responses, models, anthr
 class Application:
     """`asgi` for the HTTP server; `guard` knows what runs, `pool` which models there are."""
 
-    def __init__(self, settings: Settings, stop: Callable[[], None]):
-        """`stop` is called when the first model cannot be loaded."""
+    def __init__(self, settings: Settings, stop: Callable[[], None], examine: Examine):
+        """`stop` is called when the first model cannot be loaded; `examine` reports on a model."""
         self._stop = stop
         self._metrics = Metrics()
         self.pool = ModelPool(settings, self._metrics)
@@ -55,6 +56,7 @@ class Application:
         _answer_errors(app)
         self.guard = Guard(app, settings, self._answered)
         app.state.pool, app.state.metrics, app.state.guard = self.pool, self._metrics, self.guard
+        app.state.reports = Reports(examine, self.pool.refs)
         app.state.responses, app.state.settings = ResponseStore(), settings
         self.asgi: Any = self.guard
         if settings.origins:

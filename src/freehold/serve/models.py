@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from freehold.serve.body import JsonRoute
 from freehold.serve.pool import ModelPool
+from freehold.serve.reports import Reports
 
 router = APIRouter(route_class=JsonRoute)
 FACTS = (
@@ -23,16 +24,25 @@ FACTS = (
 
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
-    """The models that this server answers with, the first where none is named."""
+    """The models that this server answers with, the first where none is named.
+
+    `summary` is null until the files have been examined, which the first question begins.
+    """
     pool: ModelPool = request.app.state.pool
-    return JSONResponse({"object": "list", "data": [await _entry(pool, name) for name in pool.refs]})
+    reports: Reports = request.app.state.reports
+    entries = [await _entry(pool, name) for name in pool.refs]
+    for entry in entries:
+        report = reports.known(entry["id"]) if pool.loaded else None  # what is read first is the model itself
+        entry["summary"] = report and report["summary"]
+    return JSONResponse({"object": "list", "data": entries})
 
 
 @router.get("/v1/models/{name:path}")
 async def model(name: str, request: Request) -> Response:
-    """What one model is; `sha256` is null until its file has been read for it."""
+    """What one model is, with the report on it; `sha256` is null until its file has been read for it."""
     pool: ModelPool = request.app.state.pool
-    return JSONResponse(await _entry(pool, pool.resolve(name)))
+    known = pool.resolve(name)
+    return JSONResponse(await _entry(pool, known) | await request.app.state.reports.of(known))
 
 
 async def _entry(pool: ModelPool, name: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from freehold.serve.metrics import Metrics
 from freehold.serve.settings import Settings
 from freehold.serve.thinking import reasoning_efforts
 from freehold.store.catalogue import CATALOGUE
-from freehold.store.digest import sha256_of
+from freehold.store.digest import sha256_of_files
 from freehold.store.references import source_of
 from freehold.text.reply import ReplyFormat
 
@@ -151,7 +151,7 @@ class ModelPool:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         for name, ref in self.refs.items():
             if Path(ref).is_file():
-                self._digests[name] = sha256_of(Path(ref))
+                self._digests |= sha256_of_files({name: Path(ref)})
 
     async def load_first(self) -> None:
         """Load the default model; what goes wrong is said and ends the server."""

@@ -14,20 +14,24 @@ import uvicorn
 from freehold.errors import RequestError
 from freehold.serve.app import Application
 from freehold.serve.logs import log_lines, note
+from freehold.serve.reports import Examine
 from freehold.serve.settings import Settings
 from freehold.store.references import resolve
 
 SEND_BUFFER_BYTES = 256 << 10  # of a connection, in the kernel: what a slow reader can leave lying there
 
 
-def serve(settings: Settings, log_level: str = "info") -> None:
-    """Serve until SIGTERM or SIGINT. Raises RequestError when the address or the certificate cannot be used."""
+def serve(settings: Settings, examine: Examine, log_level: str = "info") -> None:
+    """Serve until SIGTERM or SIGINT; `examine` reports on a model when somebody asks.
+
+    Raises RequestError when the address or the certificate cannot be used.
+    """
     for ref in settings.models:
         resolve(ref)  # an unknown model is said at once
     _allow_many_connections()
     listening = _listen(settings)
     log_lines(log_level)
-    application = Application(settings, stop=lambda: setattr(server, "should_exit", True))
+    application = Application(settings, stop=lambda: setattr(server, "should_exit", True), examine=examine)
     config = uvicorn.Config(
         application.asgi,
         log_config=None,

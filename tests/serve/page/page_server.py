@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 from freehold.serve.chat_page import PAGE, PAGE_HEADERS
 
@@ -57,6 +58,7 @@ class PageServer:
 
     def reset(self) -> None:
         self.models: list[dict[str, Any]] = [QWEN, SMALL]
+        self.summary: dict[str, Any] = {"rows": [{"label": "Openness", "value": "open-weight: free", "status": "good"}]}
         self.answer: Callable[[dict[str, Any]], Script | Refusal] = lambda body: ["Hello."]
         self.usage: dict[str, Any] = USAGE
         self.key: str | None = None
@@ -80,6 +82,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/models":
             if self._is_allowed():
                 self._send(200, "application/json", json.dumps({"data": self.owner.models}).encode())
+            return
+        if self.path.startswith("/v1/models/"):
+            name = unquote(self.path.removeprefix("/v1/models/"))
+            model = next(model for model in self.owner.models if model["id"] == name)
+            self._send(200, "application/json", json.dumps(model | {"summary": self.owner.summary}).encode())
             return
         path = PAGE / (self.path.removeprefix("/page/") if self.path.startswith("/page/") else "index.html")
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"

@@ -190,16 +190,19 @@ def test_thinking_is_offered_where_the_model_has_it(tab):
     expect(tab.page.get_by_label("Thinking").first).to_be_hidden()
 
 
-def test_about_this_model(tab):
+def test_about_this_model(tab, scripted):
     expect(tab.page.locator(".facts").first).to_have_text("32,768 context · Q4_K · apache-2.0")
     tab.page.get_by_role("button", name="About this model").click()
     about = tab.page.locator("#about")
     for fact in ("630 M (630,167,424)", "40,960 tokens", "48 tensors in F32, 24 in Q4_K, 1 in Q6_K", QWEN["sha256"]):
         expect(about).to_contain_text(fact)
+    expect(about.get_by_role("definition").filter(has_text="open-weight: free")).to_be_visible()
     tab.page.keyboard.press("Escape")
     tab.page.get_by_label("Model", exact=True).select_option("small")
+    scripted.summary = {"error": "a report needs a package"}
     tab.page.get_by_role("button", name="About this model").click()
     expect(about).to_contain_text("the file names none")
+    expect(about).to_contain_text("There is no report: a report needs a package")
 
 
 def test_waits_while_the_first_model_is_loaded(tab, scripted):

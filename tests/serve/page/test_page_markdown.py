@@ -122,6 +122,7 @@ def test_nothing_in_a_reply_acts(tab, scripted):
         *calls,
         {"finish_reason": "tool_calls"},
     ]
+    scripted.summary = {"rows": [{"label": EVIL_NAME, "value": f"of the card: {ATTACKS[0]}", "status": "bad"}]}
     tab.refusals.add(400)
     tab.open()
     page = tab.page
@@ -129,6 +130,8 @@ def test_nothing_in_a_reply_acts(tab, scripted):
     page.locator("summary").first.click()
     page.get_by_role("button", name="About this model").click()
     expect(page.locator("#about")).to_contain_text(EVIL_NAME)
+    expect(page.locator("#about")).to_contain_text(f"of the card: {ATTACKS[0]}")
+    assert page.locator("#about :is(script, img)").count() == 0
     page.keyboard.press("Escape")
     scripted.answer = lambda body: Refusal(400, EVIL_NAME)
     expect(tab.ask("Again").locator(".error")).to_contain_text(EVIL_NAME)

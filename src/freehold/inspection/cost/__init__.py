@@ -15,6 +15,7 @@ from freehold.inspection.cost.measure import Measured
 from freehold.inspection.cost.prices import ListPrice, list_prices, prices_of
 from freehold.inspection.cost.shapes import Shape, Sizes, sizes
 from freehold.inspection.cost.training import LEAVES_OUT, Claim, Training, training_of
+from freehold.inspection.figures import count, in_bytes, si
 from freehold.inspection.findings import Evidence, Row, Section, Status
 from freehold.inspection.trust.finding import visible
 
@@ -62,10 +63,11 @@ class CostReport:
     def verdict(self) -> str:
         shape = self.sizes.shape if self.sizes else None
         if shape is None:
-            return self.sizes.reason if self.sizes and self.sizes.reason else "not known: neither config.json nor GGUF"
-        memory = _bytes(self._memory(self.context))
-        active = f", {_count(shape.active)} active" if shape.num_experts else ""
-        return f"{_count(shape.total)} parameters{active}; {memory} of memory for {self.context:,} tokens"
+            reason = self.sizes.reason if self.sizes and self.sizes.reason else "neither config.json nor GGUF"
+            return f"not known: {reason}"
+        memory = in_bytes(self._memory(self.context))
+        active = f", {count(shape.active)} active" if shape.num_experts else ""
+        return f"{count(shape.total)} parameters{active}; {memory} of memory for {self.context:,} tokens"
 
     def section(self) -> Section:
         notes = ()
@@ -131,7 +133,16 @@ class CostReport:
 
     # Rows.
 
+    def summary(self) -> tuple[Row, ...]:
+        return tuple(row for row in self._sizes() if row.label != "Computation")
+
     def _rows(self) -> Iterator[Row]:
+        yield from self._sizes()
+        yield from self._here()
+        yield self._hosted_row()
+        yield from self._training_rows(self.training)
+
+    def _sizes(self) -> Iterator[Row]:
         if self.sizes is None:
             yield Row(
                 "Parameters", "not evidenced: neither config.json nor a GGUF file that can be read", Status.UNKNOWN
@@ -140,39 +151,36 @@ class CostReport:
             yield from self._counted(self.sizes)
         else:
             yield from self._of_shape(self.sizes, self.sizes.shape)
-        yield from self._here()
-        yield self._hosted_row()
-        yield from self._training_rows(self.training)
 
     def _counted(self, s: Sizes) -> Iterator[Row]:
         where = (Evidence(visible(s.file), "architecture"),)
         yield Row("Shapes", f"not known: {visible(s.reason, 200)}", Status.UNKNOWN, where)
         if s.stored_values:
-            value = f"{_count(s.stored_values)} values in {_bytes(s.weights_bytes)} of weights, as they are stored"
+            value = f"{count(s.stored_values)} values in {in_bytes(s.weights_bytes)} of weights, as they are stored"
             yield Row("Parameters", value, evidence=where)
 
     def _of_shape(self, s: Sizes, shape: Shape) -> Iterator[Row]:
         where = (Evidence(visible(s.file), "architecture", shape.architecture),)
-        parameters = f"{_count(shape.total)}, all of them for each token"
+        parameters = f"{count(shape.total)}, all of them for each token"
         if shape.num_experts:
             chosen = f"{shape.experts_per_token} of {shape.num_experts} experts"
-            parameters = f"{_count(shape.total)}, of which {_count(shape.active)} for each token ({chosen})"
+            parameters = f"{count(shape.total)}, of which {count(shape.active)} for each token ({chosen})"
         if s.stored_values > shape.total * 1.001:
-            parameters += f"; {_count(s.stored_values - shape.total)} more are stored beside the language model"
+            parameters += f"; {count(s.stored_values - shape.total)} more are stored beside the language model"
         yield Row("Parameters", parameters, evidence=where)
         yield Row(
             "Weights",
-            f"{_bytes(s.weights_bytes)}, of which {_bytes(s.read_bytes_per_token)} are read for a token",
+            f"{in_bytes(s.weights_bytes)}, of which {in_bytes(s.read_bytes_per_token)} are read for a token",
             evidence=where,
         )
-        state = f" and {_bytes(shape.state_bytes)} of state a sequence" if shape.state_bytes else ""
-        cache = f"{_bytes(shape.cache_bytes_per_token)} a token{state}, in 16 bits"
+        state = f" and {in_bytes(shape.state_bytes)} of state a sequence" if shape.state_bytes else ""
+        cache = f"{in_bytes(shape.cache_bytes_per_token)} a token{state}, in 16 bits"
         yield Row("Cache", cache if shape.cache_bytes_per_token else f"none by the token{state}", evidence=where)
         contexts = sorted({self.context, shape.trained_context})
-        memory = "; ".join(f"{_bytes(self._memory(n))} for {n:,} tokens" for n in contexts)
-        yield Row("Memory", f"{memory} (trained for {shape.trained_context:,})", evidence=where)
+        memory = "; ".join(f"{in_bytes(self._memory(n))} for {n:,} tokens" for n in contexts)
+        yield Row("Memory", f"{memory}, weights and cache (trained for {shape.trained_context:,})", evidence=where)
         first, behind = shape.flops_per_token(0), shape.flops_per_token(self.context)
-        yield Row("Computation", f"{_si(first)}FLOP a token, {_si(behind)}FLOP behind {self.context:,}", evidence=where)
+        yield Row("Computation", f"{si(first)}FLOP a token, {si(behind)}FLOP behind {self.context:,}", evidence=where)
 
     def _here(self) -> Iterator[Row]:
         m, running = self.measured, self.running
@@ -210,18 +218,18 @@ class CostReport:
         evidence = tuple(c.evidence for c in (t.parameters, t.tokens, t.hours) if c)
         evidence += (t.accelerator_evidence,) if t.accelerator_evidence else ()
         if t.flops and t.parameters and t.tokens:
-            of = f"6 x {_count(t.parameters.value)} x {_count(t.tokens.value)} tokens"
+            of = f"6 x {count(t.parameters.value)} x {count(t.tokens.value)} tokens"
             yield Row("Training", f"{t.flops:.2e} FLOP ({of})", evidence=evidence)
         elif t.tokens:
-            yield Row("Training", f"{_count(t.tokens.value)} tokens; parameters are not evidenced", evidence=evidence)
+            yield Row("Training", f"{count(t.tokens.value)} tokens; parameters are not evidenced", evidence=evidence)
         if t.hours is None:
             yield Row("Training hours", self._estimate(t), Status.UNKNOWN)
             return
         machine = t.accelerator.name if t.accelerator else "machines that are not named"
         rent = self.rates.accelerator_usd_per_hour
-        hours = f"{_count(t.hours.value)} hours of {machine}; {_si(self._rent(t) or 0)}$ at {rent:.2f} $ an hour"
+        hours = f"{count(t.hours.value)} hours of {machine}; {si(self._rent(t) or 0)}$ at {rent:.2f} $ an hour"
         if t.accelerator:
-            hours += f"; {_si(t.hours.value * t.accelerator.watts)}Wh by the boards alone (an estimate)"
+            hours += f"; {si(t.hours.value * t.accelerator.watts)}Wh by the boards alone (an estimate)"
         yield Row("Training hours", hours, evidence=evidence)
         yield self._utilisation(t, evidence)
 
@@ -229,8 +237,8 @@ class CostReport:
         if not t.estimated_hours:
             return "not evidenced"
         machine = t.accelerator.name if t.accelerator else "H100"
-        usd = _si(t.estimated_hours * self.rates.accelerator_usd_per_hour)
-        return f"not stated; an estimate: {_count(t.estimated_hours)} hours of {machine} at 40 % of its peak, {usd}$"
+        usd = si(t.estimated_hours * self.rates.accelerator_usd_per_hour)
+        return f"not stated; an estimate: {count(t.estimated_hours)} hours of {machine} at 40 % of its peak, {usd}$"
 
     def _utilisation(self, t: Training, evidence: tuple[Evidence, ...]) -> Row:
         if t.utilisation is None:
@@ -299,21 +307,3 @@ def _claim(claim: Claim | None) -> dict[str, Any] | None:
         "place": claim.evidence.place,
         "quote": claim.evidence.quote,
     }
-
-
-def _count(value: float) -> str:
-    for factor, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.4g} {unit}"
-    return f"{value:.4g}"
-
-
-def _si(value: float) -> str:
-    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.3g} "
-
-
-def _bytes(value: float) -> str:
-    return f"{_si(value)}B"

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from freehold.inspection.artefacts import Artefacts, File
 from freehold.inspection.evidence.facts import Fact, Standing
+from freehold.inspection.figures import in_bytes
 from freehold.inspection.findings import Evidence
 
 MAX_NAMED = 3  # files that are named as evidence; a large model has hundreds
@@ -32,7 +33,7 @@ def shown(artefacts: Artefacts) -> Iterator[tuple[str, Fact]]:
     weights = [f for f in files if _WEIGHTS.search(f.name) and not _NOT_WEIGHTS.search(f.name)]
     final = [f for f in weights if not _INTERMEDIATE.search(f.name)]
     if final:
-        detail = f"{len(final)} file{'s' * (len(final) > 1)}, {sum(f.num_bytes for f in final) / 1e9:.2f} GB"
+        detail = f"{len(final)} file{'s' * (len(final) > 1)}, {in_bytes(sum(f.num_bytes for f in final))}"
         yield "model_parameters_final", Fact(Standing.PRESENT, _named(final), detail=detail)
     elif index := next((f for f in files if f.name.endswith(".index.json")), None):
         detail = "by its index; the weight files are not here"

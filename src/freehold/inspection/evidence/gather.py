@@ -110,7 +110,7 @@ def _fields(card: Card) -> Iterator[tuple[str, Fact]]:
         yield topic, Fact(present, (card.field_evidence("datasets"),))
         yield "datasheet", Fact(Standing.PARTIAL, (card.field_evidence("datasets"),))
     if isinstance(card.front_matter.get("model-index"), list):
-        yield "evaluation_results", Fact(present, (Evidence(card.file, f"{card.fields}model-index"),))
+        yield "evaluation_results", Fact(present, (card.field_evidence("model-index"),))
     if any(tag.lower().startswith("arxiv:") for tag in card.declared("tags")):
         yield "research_paper", Fact(present, (card.field_evidence("tags"),))
     gates = [key for key in card.front_matter if key.startswith("extra_gated_")]
@@ -150,7 +150,7 @@ def _libraries(artefacts: Artefacts, card: Card) -> Iterator[tuple[str, Fact]]:
         yield from _carried(_known_libraries()[0], evidence)
     if artefacts.gguf.get("general.architecture"):
         name = artefacts.gguf_files[0].name
-        evidence = Evidence(name, "metadata general.architecture", str(artefacts.gguf["general.architecture"])[:80])
+        evidence = Evidence(name, "general.architecture", str(artefacts.gguf["general.architecture"])[:80])
         yield from _carried(next(library for library in _known_libraries() if library.name == "llama.cpp"), evidence)
     if name := _runs_here(artefacts):
         yield "model_architecture", Fact(Standing.PRESENT, (name,), "Apache-2.0", "in Freehold itself")
@@ -169,7 +169,7 @@ def _runs_here(artefacts: Artefacts) -> Evidence | None:
         return Evidence("config.json", "model_type", model_type)
     architecture = artefacts.gguf.get("general.architecture")
     if isinstance(architecture, str) and GGUF_ARCHITECTURES.get(architecture, architecture) in MODELS:
-        return Evidence(artefacts.gguf_files[0].name, "metadata general.architecture", architecture)
+        return Evidence(artefacts.gguf_files[0].name, "general.architecture", architecture)
     return None
 
 

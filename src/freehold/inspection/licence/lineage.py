@@ -8,10 +8,10 @@ from functools import cache
 from typing import Any
 
 from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.card import Card
 from freehold.inspection.findings import Evidence
 from freehold.inspection.licence.clauses import DATA
 from freehold.inspection.licence.detect import detect_name
-from freehold.inspection.licence.front import Card
 from freehold.inspection.licence.prose import printable
 from freehold.inspection.licence.terms import Finding, Parent
 
@@ -69,11 +69,11 @@ def is_multimodal(artefacts: Artefacts, found: tuple[Parent, ...]) -> bool | Non
 
 
 def _declared(artefacts: Artefacts, card: Card) -> Iterator[tuple[str, str, Evidence]]:
-    relation = next((field.value for field in card.fields.get("base_model_relation", [])), "")
+    relation = printable(next(iter(card.declared("base_model_relation")), ""))
     adapter = artefacts.json("adapter_config.json")
     relation = relation or ("adapter" if isinstance(adapter, dict) else "derived")
-    for field in card.fields.get("base_model", []):
-        yield field.value, relation, field.evidence
+    for field in card.fields("base_model") if card.is_written else ():
+        yield printable(field.value[:_MAX_NAME]), relation, field.evidence
     if isinstance(adapter, dict) and isinstance(base := adapter.get("base_model_name_or_path"), str) and base:
         base = printable(base[:_MAX_NAME])
         yield base, "adapter", Evidence("adapter_config.json", "base_model_name_or_path", base)
@@ -113,7 +113,7 @@ def _own_names(artefacts: Artefacts, card: Card) -> Iterator[tuple[str, str, Evi
             yield name[:_MAX_NAME], _ITSELF, Evidence(artefacts.gguf_files[0].name, key, value)
     title = re.search(r"^#\s+(.{2,100})$", card.text[:20_000], re.MULTILINE)
     if title:
-        line = card.text[: title.start()].count("\n") + 1
+        line = card.text[: title.start()].count("\n") + card.first_line
         yield printable(title[1]), _ITSELF, Evidence(card.file, f"line {line}", printable(title[1]))
 
 

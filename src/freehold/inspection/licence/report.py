@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from freehold.inspection.artefacts import Artefacts
-from freehold.inspection.findings import Section
+from freehold.inspection.card import Card, read_card
+from freehold.inspection.findings import Row, Section
 from freehold.inspection.licence import lineage
 from freehold.inspection.licence.conflicts import agree, between_sources, with_parents
-from freehold.inspection.licence.front import read_card
 from freehold.inspection.licence.scopes import each_once, scope_finding
-from freehold.inspection.licence.section import section
+from freehold.inspection.licence.section import section, summary
 from freehold.inspection.licence.sources import Kind, gather
 from freehold.inspection.licence.terms import Clause, Conflict, Openness, Parent, ScopeFinding, as_json
 
@@ -39,6 +39,9 @@ class LicenceReport:
     def section(self) -> Section:
         return section(self, NOTICE)
 
+    def summary(self) -> tuple[Row, ...]:
+        return summary(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The whole report as JSON types."""
         return {**as_json(self), "notice": NOTICE, "is_open": self.is_open}
@@ -49,9 +52,9 @@ class LicenceReport:
         return self.weights.is_open
 
 
-def examine(artefacts: Artefacts) -> LicenceReport:
+def examine(artefacts: Artefacts, card: Card | None = None) -> LicenceReport:
     """Examine the licences of a model's files. Never raises for what is in them."""
-    card = read_card(artefacts)
+    card = read_card(artefacts) if card is None else card
     sources = gather(artefacts, card)
     scopes = {scope: scope_finding(scope, sources, artefacts) for scope in SCOPES}
     weights = scopes["weights"]

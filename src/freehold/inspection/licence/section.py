@@ -12,10 +12,22 @@ if TYPE_CHECKING:
 
 _STATUS = {Openness.OPEN: Status.GOOD, Openness.NOT_OPEN: Status.BAD, Openness.UNKNOWN: Status.UNKNOWN}
 _SORT = {Sort.LIMIT: Status.BAD, Sort.DUTY: Status.PARTIAL, Sort.FACT: Status.NEUTRAL}
+_MAX_TOLD = 6  # clauses of a sort, in short
 
 
 def section(report: "LicenceReport", notice: str) -> Section:
     return Section("Licence and obligations", _verdict(report), tuple(_rows(report)), (notice, *_notes(report)))
+
+
+def summary(report: "LicenceReport") -> tuple[Row, ...]:
+    """The licence with its main obligations."""
+    rows = [Row("Licence", _verdict(report), _STATUS[report.weights.openness], report.weights.evidence)]
+    for sort, label in ((Sort.LIMIT, "It limits"), (Sort.DUTY, "It asks")):
+        told = [row.value for row, of in _clause_rows(report) if of is sort]
+        if told:
+            more = f" And {len(told) - _MAX_TOLD} more." if len(told) > _MAX_TOLD else ""
+            rows.append(Row(label, " ".join(told[:_MAX_TOLD]) + more, _SORT[sort]))
+    return tuple(rows)
 
 
 def _verdict(report: "LicenceReport") -> str:
@@ -50,7 +62,7 @@ def _rows(report: "LicenceReport") -> Iterator[Row]:
         under = f"under {parent.licence.name}" if parent.licence else "its terms are not known here"
         status = Status.UNKNOWN if parent.licence is None else Status.GOOD if parent.licence.is_open else Status.BAD
         yield Row("Lineage", f"{parent.name}, {under} ({parent.relation})", status, (parent.evidence,))
-    yield from _clause_rows(report)
+    yield from (row for row, _ in _clause_rows(report))
 
 
 def _scope_row(scope: ScopeFinding) -> Row:
@@ -58,34 +70,31 @@ def _scope_row(scope: ScopeFinding) -> Row:
     return Row(scope.scope.capitalize(), value, _STATUS[scope.openness], scope.evidence)
 
 
-def _clause_rows(report: "LicenceReport") -> Iterator[Row]:
+def _clause_rows(report: "LicenceReport") -> Iterator[tuple[Row, Sort]]:
     fields = [clause for clause in report.clauses if clause.kind == "field_of_use"]
     others = [clause for clause in report.clauses if clause.kind != "field_of_use"]
     for sort in Sort:
         for clause in others:
             if clause.sort is sort:
-                yield Row(
-                    clause.label,
-                    _with_origin(clause, _met(clause, report)),
-                    _status(clause, report),
-                    (clause.evidence,),
-                )
+                value = _with_origin(clause, _met(clause, report), report.name)
+                yield Row(clause.label, value, _status(clause, report), (clause.evidence,)), sort
         if sort is Sort.LIMIT and fields:
             labels = "; ".join(dict.fromkeys(field_label(clause.values["field"]) for clause in fields))
             evidence = tuple(clause.evidence for clause in fields)
-            yield Row("Prohibited uses", f"Not for: {labels}.", Status.BAD, evidence)
+            yield Row("Prohibited uses", f"Not for: {labels}.", Status.BAD, evidence), sort
 
 
-def _with_origin(clause: Clause, suffix: str) -> str:
-    return clause.plain + suffix + (f" (from {clause.from_parent})" if clause.from_parent else "")
+def _with_origin(clause: Clause, suffix: str, name: str) -> str:
+    origin = "by its name" if clause.from_parent == name else f"from {clause.from_parent}"
+    return clause.plain + suffix + (f" ({origin})" if clause.from_parent else "")
 
 
 def _met(clause: Clause, report: "LicenceReport") -> str:
     """Whether this very folder does what a clause asks of copies, where that can be seen."""
     if clause.kind == "notice_file":
-        return " This folder has one." if report.has_notice_file else " This folder has none."
+        return " There is one here." if report.has_notice_file else " There is none here."
     if clause.kind == "licence_copy" and not report.has_licence_text:
-        return " This folder has no licence text."
+        return " There is no licence text here."
     return ""
 
 
@@ -96,6 +105,10 @@ def _status(clause: Clause, report: "LicenceReport") -> Status:
 
 def _notes(report: "LicenceReport") -> Iterator[str]:
     findings = report.weights.findings
-    if findings and not any(finding.has_text for _, finding in findings) and findings[0][1].clauses:
+    if (
+        findings
+        and not any(finding.has_text for _, finding in findings)
+        and any(clause.kind != "unread" for clause in findings[0][1].clauses)
+    ):
         evidence, finding = findings[0]
         yield f"{evidence.file} names {finding.name}; its text is not in the folder: the clauses are those on record."

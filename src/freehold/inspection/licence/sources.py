@@ -1,16 +1,16 @@
 """Every source that speaks of a licence: texts in the folder, the card's fields and words, metadata, heads of code."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
 from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.card import Card, Field
 from freehold.inspection.findings import Evidence
 from freehold.inspection.licence.detect import detect, detect_name
 from freehold.inspection.licence.expression import names
-from freehold.inspection.licence.front import Card, Field
 from freehold.inspection.licence.prose import Prose, printable
 from freehold.inspection.licence.terms import Finding
 
@@ -53,6 +53,7 @@ _PARTS = {
     "data": re.compile(r"\b(?:data|datasets?|corpus|corpora|annotations)\b", re.IGNORECASE),
 }
 _SPLIT = re.compile(r"[;,.]\s+|\s+(?:while|whereas|but)\s+|\s+and\s+(?=the (?:model|weights|code|data))", re.IGNORECASE)
+_BOTH = re.compile(r"\s*both\s", re.IGNORECASE)
 _SPDX_HEAD = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]{2,80})")
 _APACHE_HEAD = "Licensed under the Apache License, Version 2.0"
 
@@ -113,16 +114,21 @@ def _scope_of(name: str) -> str:
 
 
 def _fields(artefacts: Artefacts, card: Card) -> Iterator[Source]:
-    declared = list(card.fields.get("license", []))
-    named = [field for field in declared if detect_name(field.value)]
-    if not named:
-        named = [field for field in card.fields.get("license_name", []) if detect_name(field.value)]
-    yield from _named(named)
+    if card.is_written:
+        yield from _first_named(card, "license", "license_name")
     yield from _named(_gguf_fields(artefacts))
     config = artefacts.config.get("license")
     if isinstance(config, str):
         config = printable(config[:200])
         yield from _named([Field(config, Evidence("config.json", "license", config))])
+
+
+def _first_named(card: Card, *keys: str) -> Iterator[Source]:
+    """Of the first key whose value is the name of a licence."""
+    for key in keys:
+        if named := list(_named(card.fields(key))):
+            yield from named
+            return
 
 
 def _gguf_fields(artefacts: Artefacts) -> list[Field]:
@@ -133,9 +139,9 @@ def _gguf_fields(artefacts: Artefacts) -> list[Field]:
     return []
 
 
-def _named(fields: list[Field]) -> Iterator[Source]:
+def _named(fields: Iterable[Field]) -> Iterator[Source]:
     for field in fields:
-        if finding := detect_name(field.value):
+        if finding := detect_name(printable(field.value)):
             yield Source("weights", Kind.FIELD, field.evidence, finding.at(field.evidence.file))
 
 
@@ -144,16 +150,27 @@ def _statements(card: Card) -> Iterator[Source]:
     for sentence in Prose.of(card.text, _MAX_CARD_CHARACTERS).sentences():
         if not _SAYS.search(sentence.text) or len(sentence.text) > 1000:
             continue
-        for part in _SPLIT.split(sentence.text):
+        for part in _parts(sentence.text):
             name = _name_in(part)
             if not name or _OF_PARENT.search(part):
                 continue
-            evidence = Evidence(card.file, f"line {sentence.line}", sentence.text[:300])
+            line = sentence.line + card.first_line - 1
+            evidence = Evidence(card.file, f"line {line}", sentence.text[:300])
             subject = part.lower().split(name.lower())[0]
             for scope, pattern in _PARTS.items():
                 finding = detect_name(name) if pattern.search(subject) and _SAYS.search(part) else None
                 if finding is not None:
                     yield Source(scope, Kind.STATEMENT, evidence, finding.at(card.file))
+
+
+def _parts(sentence: str) -> Iterator[str]:
+    """What is said of one thing after the other; "both the code and the weights" are one thing."""
+    both = ""
+    for part in _SPLIT.split(sentence):
+        part = f"{both} and {part}" if both else part
+        both = part if _BOTH.match(part) and not _SAYS.search(part) else ""
+        if not both:
+            yield part
 
 
 def _name_in(text: str) -> str:
@@ -167,6 +184,7 @@ def _names() -> re.Pattern[str]:
     known = [*names()["spdx"], *(name.lower() for name in names()["own"].values())]
     written = [re.escape(name) for name in known if re.search(r"\d|licen[sc]e|agreement|terms", name)]
     more = [
+        r"modified mit(?: licen[sc]e)?",
         r"mit(?= licen[sc]e|\b(?=[.,;)]|$))",
         r"cc[- ]by(?:-[a-z]{2}){0,2}[- ]\d\.\d",
         r"llama[- ]?\d(?:\.\d)? (?:community )?licen[sc]e",

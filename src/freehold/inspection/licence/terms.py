@@ -44,7 +44,7 @@ class Clause:
 
     @property
     def evidence(self) -> Evidence:
-        return Evidence(self.file, f"line {self.line}" if self.line else "licence", self.quote)
+        return Evidence(self.file, f"line {self.line}" if self.line else "by the name of the licence", self.quote)
 
     def at(self, file: str, from_parent: str = "") -> "Clause":
         return replace(self, file=file, from_parent=from_parent or self.from_parent)

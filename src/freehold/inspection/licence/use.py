@@ -40,7 +40,8 @@ class Use:
 def parse_use(text: str) -> Use:
     """A use in words, parts parted by commas. Raises RequestError for a part of which nothing is understood."""
     use = Use()
-    for part in [part.strip() for part in re.split(r"[,;\n]+(?!\d{3}\b)", text[:2000]) if part.strip()]:
+    parts = [part.strip() for part in re.split(r"[,;\n]+(?!\d{3}\b)", text[:2000]) if part.strip()]
+    for part in parts or [""]:
         known = _amounts_of(part) | _words_of(part)
         regions = tuple(dict.fromkeys([*use.regions, *_regions_of(part)]))
         fields = tuple(dict.fromkeys([*use.fields, *fields_in(part)]))

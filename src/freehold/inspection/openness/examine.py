@@ -64,14 +64,21 @@ class Openness:
         value = f"there, {licence or 'licence not evidenced'}"
         return f"{value} ({fact.detail})" if fact.detail else value, Status.GOOD if is_counted else Status.PARTIAL
 
+    def summary(self) -> tuple[Row, ...]:
+        is_open = self.release.weights.is_open
+        rows = [Row("Openness", f"{self.verdict.name}: {self.verdict.plain}", Status.GOOD if is_open else Status.BAD)]
+        if self.verdict.next_name:
+            rows.append(Row("Next", self._lacks_for_next()))
+        lacks = f"; {lacks}" if (lacks := self._lacks_for_class()) else ""
+        return (*rows, Row("MOF class", f"Model Openness Framework 1.0: {self.mof.label}{lacks}"))
+
     def _notes(self) -> list[str]:
         notes = [f"In plain words: {self.verdict.plain}."]
         if self.verdict.next_name:
-            notes.append(f"For “{self.verdict.next_name}” it lacks: {'; '.join(self.verdict.missing)}.")
+            notes.append(f"{self._lacks_for_next()}.")
         notes.append(f"Model Openness Framework 1.0: {self.mof.label}, {self._progress()}.")
-        if self.mof.number != 1:
-            number = self.mof.number - 1 if self.mof.number else 3
-            notes.append(f"For Class {'I' * number} it lacks: {self._lacks(self.mof.missing[number])}.")
+        if lacks := self._lacks_for_class():
+            notes.append(f"{lacks[0].upper()}{lacks[1:]}.")
         if asserted := self._asserted():
             notes.append(f"Stated by persons and not by the artefacts: {asserted}.")
         if self.release.card.problem:
@@ -79,6 +86,16 @@ class Openness:
         if self.release.card.is_cut:
             notes.append(f"{self.release.card.file} is longer than what was read of it.")
         return notes
+
+    def _lacks_for_next(self) -> str:
+        return f"For “{self.verdict.next_name}” it lacks: {'; '.join(self.verdict.missing)}"
+
+    def _lacks_for_class(self) -> str:
+        """What the next class of the framework still asks for; empty in the highest."""
+        if self.mof.number == 1:
+            return ""
+        number = self.mof.number - 1 if self.mof.number else 3
+        return f"for Class {'I' * number} it lacks: {self._lacks(self.mof.missing[number])}"
 
     def _progress(self) -> str:
         return ", ".join(f"{self.mof.progress[number]:.0f} % of Class {'I' * number}" for number in (3, 2, 1))

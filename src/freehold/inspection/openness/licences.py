@@ -15,20 +15,26 @@ class LicenceLists:
     osi_since: frozenset[str]
     fsf: frozenset[str]
     data: frozenset[str]
+    data_by_spdx: frozenset[str]  # where SPDX and the framework's list write it differently
     model: frozenset[str]
     names: dict[str, str]  # of an identifier or a common name, to the identifier as it is written
 
     def is_open(self, identifier: str) -> bool:
         """Open in the sense of the Model Openness Framework: for code, data, documents or models."""
-        return identifier.lower() in self.osi | self.fsf | self.data | self.model
+        return identifier.lower() in self.osi | self.fsf | self.data | self.data_by_spdx | self.model
 
     def is_osi_approved(self, identifier: str) -> bool:
         return identifier.lower() in self.osi | self.osi_since
 
-    def identify(self, name: str) -> str | None:
-        """The SPDX identifier of an open licence by its identifier or a common name; None when it is none of these."""
-        plain = re.sub(r"^the\s+|\s+licen[cs]e$", "", " ".join(name.lower().split()))
-        return self.names.get(" ".join(name.lower().split())) or self.names.get(plain)
+    def listed_by(self, identifier: str) -> str:
+        """Who counts a licence as open, in words; empty when nobody does."""
+        if self.is_osi_approved(identifier):
+            return "approved by the OSI"
+        if identifier.lower() in self.fsf:
+            return "free by the FSF's list"
+        if identifier.lower() in self.data | self.data_by_spdx:
+            return "an open data licence by the Model Openness Framework"
+        return "an open model licence by the Model Openness Framework" if self.is_open(identifier) else ""
 
     def named_in(self, text: str) -> str | None:
         """The first open licence that a text names, as in "released under the Apache 2.0 license"."""
@@ -49,13 +55,14 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 @cache
 def licence_lists() -> LicenceLists:
     data = criteria("licences")
-    written = [*data["osi_approved"], *data["osi_approved_since"], *data["fsf_libre"], *data["open_data"]]
-    names = {identifier.lower(): identifier for identifier in [*written, *data["open_model"]]}
+    lists = ("osi_approved", "osi_approved_since", "fsf_libre", "open_data", "open_data_by_spdx", "open_model")
+    names = {identifier.lower(): identifier for name in lists for identifier in data[name]}
     return LicenceLists(
         osi=_lower(data["osi_approved"]),
         osi_since=_lower(data["osi_approved_since"]),
         fsf=_lower(data["fsf_libre"]),
         data=_lower(data["open_data"]),
+        data_by_spdx=_lower(data["open_data_by_spdx"]),
         model=_lower(data["open_model"]),
         names=names | data["names"],
     )

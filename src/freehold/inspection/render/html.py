@@ -18,11 +18,12 @@ _HEAD = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; --good: #15803d; --partial: #a16207; --bad: #b91c1c; --unknown: #6b7280; }}
 @media (prefers-color-scheme: dark) {{ :root {{ --good: #4ade80; --partial: #facc15; --bad: #f87171; }} }}
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin: 1.6rem 0 .4rem; }}
+body {{ font: 15px/1.4 system-ui, sans-serif; max-width: 50rem; margin: 1.5rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin: 1.4rem 0 .3rem; }} p {{ margin: .3rem 0; }}
 table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ text-align: left; vertical-align: top; padding: .15rem .6rem .15rem 0; border-bottom: 1px solid #8883; }}
 td {{ overflow-wrap: anywhere; }}
+.page td:first-child {{ width: .8rem; }} .page td:nth-child(2) {{ width: 11rem; }}
 small {{ color: var(--unknown); }}
 .good {{ color: var(--good); }} .partial {{ color: var(--partial); }} .bad {{ color: var(--bad); }}
 .unknown {{ color: var(--unknown); }}
@@ -47,23 +48,25 @@ def html(reports: Sequence[Report]) -> str:
 def _page(report: Report) -> Iterator[str]:
     yield f"<h1>{escape(report.name)}</h1>"
     for section in report.sections:
-        yield from _section(section)
+        yield from _section(section, report.name)
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: Section, name: str) -> Iterator[str]:
     yield f"<h2>{escape(section.title)}: {escape(section.verdict)}</h2>"
-    yield "<table>"
-    yield from map(_row, condensed(section))
+    yield '<table class="page">'
+    for row in condensed(section):
+        yield _row(row, name)
     yield "</table>"
     for note in section.notes:
         yield f"<p>{escape(note)}</p>"
 
 
-def _row(row: Row) -> str:
-    evidence = "<br>".join(f'<span title="{escape(e.quote)}">{escape(where(e))}</span>' for e in row.evidence)
+def _row(row: Row, name: str) -> str:
+    places = [(escape(where(evidence, alone=name)), escape(evidence.quote)) for evidence in row.evidence]
+    cited = "; ".join(f'<span title="{quote}">{place}</span>' for place, quote in places if place)
     return (
         f'<tr><td class="{row.status}">{escape(MARKS[row.status])}</td><td>{escape(row.label)}</td>'
-        f'<td class="{row.status}">{escape(row.value)}</td><td><small>{evidence}</small></td></tr>'
+        f'<td><span class="{row.status}">{escape(row.value)}</span> <small>{cited}</small></td></tr>'
     )
 
 

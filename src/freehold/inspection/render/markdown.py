@@ -26,16 +26,16 @@ def markdown(reports: Sequence[Report]) -> str:
 def _page(report: Report) -> Iterator[str]:
     yield f"# {escape(report.name)}"
     for section in report.sections:
-        yield from _section(section)
+        yield from _section(section, report.name)
     yield f"\n{escape(LEGEND)}"
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: Section, name: str) -> Iterator[str]:
     yield f"\n## {escape(section.title)}: {escape(section.verdict)}\n"
     if section.rows:
         yield "| | what | finding | where |\n| --- | --- | --- | --- |"
     for row in condensed(section):
-        evidence = "; ".join(escape(where(e)) for e in row.evidence)
+        evidence = "; ".join(escape(where(e, alone=name)) for e in row.evidence)
         yield f"| {escape(MARKS[row.status])} | {escape(row.label)} | {escape(row.value)} | {evidence} |"
     yield ""
     for note in section.notes:

@@ -12,6 +12,7 @@ from freehold.inspection.render.plain import plain
 from freehold.inspection.render.words import LEGEND, MARKS, compared, condensed, where
 from freehold.inspection.report import Report
 
+_LABEL_WIDTH = 24
 _STYLES = {
     Status.GOOD: "green",
     Status.PARTIAL: "yellow",
@@ -29,22 +30,22 @@ def show(reports: Sequence[Report], console: Console) -> None:
 def _page(report: Report) -> RenderableType:
     parts: list[RenderableType] = [Text(plain(report.name), "bold")]
     for section in report.sections:
-        parts += _section(section)
+        parts += _section(section, report.name)
     return Group(*parts, Text(LEGEND, "dim"))
 
 
-def _section(section: Section) -> list[RenderableType]:
+def _section(section: Section, name: str) -> list[RenderableType]:
     heading = Text.assemble((f"{plain(section.title)}: ", "bold"), (plain(section.verdict), "bold cyan"))
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
     table.add_column(width=1)
-    table.add_column(min_width=18, max_width=32)
-    table.add_column(ratio=3)
-    table.add_column(ratio=2, style="dim")
+    table.add_column(width=_LABEL_WIDTH)
+    table.add_column(overflow="fold")
     for row in condensed(section):
         style = _STYLES[row.status]
-        evidence = plain(where(row.evidence[0])) if row.evidence else ""
-        mark = Text(MARKS[row.status], style)
-        table.add_row(mark, Text(plain(row.label)), Text(plain(row.value), style), Text(evidence))
+        value = Text(plain(row.value), style)
+        if row.evidence and (place := plain(where(row.evidence[0], alone=name))):
+            value.append(f"  [{place}]", "dim")
+        table.add_row(Text(MARKS[row.status], style), Text(plain(row.label)), value)
     notes = [Padding(Text(plain(note)), (0, 0, 0, 2)) for note in section.notes]
     return [Text(), heading, table, *notes]
 
@@ -53,7 +54,7 @@ def _comparison(reports: Sequence[Report]) -> RenderableType:
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("")
     for report in reports:
-        table.add_column(Text(plain(report.name), "bold"), ratio=1)
+        table.add_column(Text(plain(report.name), "bold"), ratio=1, overflow="fold")
     titles = {section.title for report in reports for section in report.sections}
     for label, cells in compared(reports):
         style = "bold" if label in titles else ""

@@ -10,10 +10,12 @@ _WORST_FIRST = (Status.BAD, Status.UNKNOWN, Status.PARTIAL, Status.NEUTRAL, Stat
 LEGEND = "+ good   ~ in part   - bad   ? not evidenced"
 
 
-def where(evidence: Evidence) -> str:
-    """A file and the place in it, and who says so if it is not the artefact itself."""
+def where(evidence: Evidence, alone: str = "") -> str:
+    """A file and the place in it, and who says so if it is not the artefact itself; `alone`: a file not to be named."""
+    file = "" if evidence.file == alone else evidence.file
+    place = "" if evidence.place == "file" else evidence.place
     by = f" (stated by {evidence.asserted_by})" if evidence.asserted_by else ""
-    return f"{evidence.file}{'' if evidence.place == 'file' else f', {evidence.place}'}{by}"
+    return ", ".join(filter(None, (file, place))) + by
 
 
 def condensed(section: Section) -> tuple[Row, ...]:

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from freehold.inspection.artefacts import Artefacts
+from freehold.inspection.figures import in_bytes
 from freehold.inspection.findings import Evidence, Row, Section, Status
-from freehold.inspection.trust.digests import Progress, sha256_of_files
 from freehold.inspection.trust.files import Examination
 from freehold.inspection.trust.finding import Finding, Severity, Topic
 from freehold.inspection.trust.known_templates import Comparison, compare_with_the_labs
 from freehold.inspection.trust.template import TemplateSource, find_templates, lint
 from freehold.inspection.trust.tensors import Sampled, sample
 from freehold.inspection.trust.tokenizer import check_tokenizers
+from freehold.store.digest import Progress, sha256_of_files
 
 MAX_ROWS = 8  # of one topic
 SIGNATURES = (".sig", ".sigstore", ".sigstore.json")
@@ -24,7 +25,7 @@ SIGNATURES = (".sig", ".sigstore", ".sigstore.json")
 
 @dataclass(frozen=True)
 class TrustReport:
-    """`sha256` by file, empty when it was not asked for; `kinds`: what each file is by its content."""
+    """`sha256` by file, of those of which it is known; `kinds`: what each file is by its content."""
 
     findings: tuple[Finding, ...]
     kinds: dict[str, str]
@@ -41,13 +42,18 @@ class TrustReport:
 
     @property
     def verdict(self) -> str:
-        first = next((f for f in self.findings if f.severity is self.worst), None)
+        gravest = [f for f in self.findings if f.severity is self.worst]
+        first = next((f for f in gravest if f.topic is Topic.CODE), gravest[0] if gravest else None)
         if first is None or self.worst is Severity.NOTE:
             return f"nothing dangerous found in {_files(len(self.kinds))}"
-        count = sum(f.severity is self.worst for f in self.findings)
+        count = len(gravest)
         kind = "danger" if self.worst is Severity.DANGER else "to look at"
         more = f" (and {count - 1} more)" if count > 1 else ""
         return f"{kind}: {first.file} {first.text}{more}"
+
+    def summary(self) -> tuple[Row, ...]:
+        status = Status.GOOD if self.worst is Severity.NOTE else _STATUS[self.worst]
+        return (Row("Trust", self.verdict, status),)
 
     def section(self) -> Section:
         rows = [self._files_row()]
@@ -77,10 +83,11 @@ class TrustReport:
         }
 
     def _files_row(self) -> Row:
-        hashed = f", sha256 of {len(self.sha256)} computed" if self.sha256 else ""
-        digests = tuple(Evidence(name, "sha256", digest) for name, digest in self.sha256.items())
+        largest_first = sorted(self.sha256, key=lambda name: -self.sizes[name])
+        digests = tuple(Evidence(name, f"sha256 {self.sha256[name]}") for name in largest_first)
+        hashed = f", sha256 of {len(self.sha256)}" if len(self.sha256) > 1 else ""
         return Row(
-            "Files", f"{_files(len(self.kinds))}, {sum(self.sizes.values()) / 1e6:,.1f} MB{hashed}", evidence=digests
+            "Files", f"{_files(len(self.kinds))}, {in_bytes(sum(self.sizes.values()))}{hashed}", evidence=digests
         )
 
     def _fine(self, topic: Topic) -> str | None:
@@ -113,7 +120,9 @@ class TrustReport:
 
 
 def examine(artefacts: Artefacts, *, hash_files: bool = True, progress: Progress | None = None) -> TrustReport:
-    """Examine a model's files. `hash_files=False` leaves out the one part that must read all of them."""
+    """Examine a model's files. `hash_files=False` leaves out the one part that must read all of them: digests are then
+    told of files that were read before and have not changed.
+    """
     files = Examination(artefacts)
     files.run()
     templates = find_templates(artefacts, files.gguf)
@@ -126,12 +135,12 @@ def examine(artefacts: Artefacts, *, hash_files: bool = True, progress: Progress
     findings += of_tokenizers
     sampled = sample(files.weights)
     findings += sampled.findings
-    readable = [file for file in artefacts.files if not file.outside]
+    readable = {file.name: file.path for file in artefacts.files if not file.outside}
     return TrustReport(
         findings=tuple(sorted(findings, key=lambda finding: -finding.severity)),
         kinds=files.kinds,
         sizes={file.name: file.num_bytes for file in artefacts.files},
-        sha256=sha256_of_files(readable, progress=progress) if hash_files else {},
+        sha256=sha256_of_files(readable, progress=progress, only_remembered=not hash_files),
         sampled=sampled,
         templates=comparisons,
         vocabularies={vocabulary.file: len(vocabulary.pairs) for vocabulary in vocabularies},

@@ -13,9 +13,9 @@ from typing import Any
 from freehold.errors import RequestError
 from freehold.inspection.artefacts import Artefacts
 from freehold.inspection.card import Card, read_card
-from freehold.inspection.trust.digests import Progress, sha256_of_files
 from freehold.inspection.trust.files import Examination
 from freehold.inspection.trust.finding import visible
+from freehold.store.digest import Progress, sha256_of_files
 
 FORMATS = ("cyclonedx", "spdx")
 WEIGHTS = frozenset({"gguf", "safetensors", "pickle", "zip", "hdf5", "numpy array"})
@@ -90,7 +90,8 @@ def gather(artefacts: Artefacts, *, created: datetime | None = None, progress: P
     """What the artefacts say, and the digest of each file."""
     examination = Examination(artefacts)
     examination.run()
-    digests = sha256_of_files(artefacts.files, progress=progress)
+    readable = {file.name: file.path for file in artefacts.files if not file.outside}
+    digests = sha256_of_files(readable, progress=progress)
     card, gguf, config = read_card(artefacts), artefacts.gguf, artefacts.config
     architectures = [*_items(config.get("architectures")), config.get("model_type"), gguf.get("general.architecture")]
     return Materials(

@@ -18,6 +18,12 @@ export async function listModels() {
   return (await response.json()).data;
 }
 
+/** A model with the report on it. Throws ApiError. */
+export async function getModel(id) {
+  const response = await request(`v1/models/${encodeURIComponent(id)}`, {});
+  return response.json();
+}
+
 /** The chunks of a reply as they come. Throws ApiError, also in the middle; AbortError when `signal` says so. */
 export async function* streamChat(body, signal) {
   const response = await request("v1/chat/completions", {

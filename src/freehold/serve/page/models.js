@@ -1,7 +1,9 @@
 // The models of the server: one picker for each lane, and what is known about each model.
 
+import { showAbout } from "./about.js";
 import { listModels } from "./api.js";
-import { byId, copyButton, el, icon, iconButton } from "./dom.js";
+import { byId, el, icon, iconButton } from "./dom.js";
+import { summary } from "./facts.js";
 import { withKey } from "./key.js";
 
 const POLL_MS = 1000; // while the first model is being loaded
@@ -77,74 +79,3 @@ class Picker {
     this.facts.textContent = summary(chosen);
   }
 }
-
-/** The facts that matter most, in one line. */
-export function summary(model) {
-  if (!model) return "";
-  const context = contextOf(model);
-  return [context && `${context.toLocaleString("en")} context`, mainFormat(model.quantization), licence(model)]
-    .filter(Boolean)
-    .join(" · ");
-}
-
-const contextOf = (model) => model.context ?? model.max_model_len;
-
-/** How many tensors there are in each format, the commonest first: [["Q4_1", 210], …]. */
-function formats(quantization) {
-  const totals = {};
-  for (const counts of Object.values(quantization ?? {})) {
-    for (const [format, number] of Object.entries(counts)) totals[format] = (totals[format] ?? 0) + number;
-  }
-  return Object.entries(totals).sort((a, b) => b[1] - a[1]);
-}
-
-/** That of most matrices; norms stay in F32 whatever the quantization. */
-function mainFormat(quantization) {
-  if (typeof quantization === "string") return quantization;
-  const all = formats(quantization);
-  return (all.find(([format]) => format !== "F32") ?? all[0])?.[0];
-}
-
-function licence({ licence: said }) {
-  if (!said || typeof said === "string") return said;
-  return said["general.license"] ?? said["general.license.name"];
-}
-
-function showAbout(model) {
-  if (!model) return;
-  byId("about-title").textContent = model.id;
-  byId("about-body").replaceChildren(...aboutNodes(model));
-  byId("about").showModal();
-}
-
-function aboutNodes(model) {
-  const context = contextOf(model);
-  const rows = [
-    ["Architecture", model.architecture],
-    ["Parameters", model.parameters && `${millions(model.parameters)} (${model.parameters.toLocaleString("en")})`],
-    ["Context", context && `${context.toLocaleString("en")} tokens`],
-    ["Trained for", model.trained_context && `${model.trained_context.toLocaleString("en")} tokens`],
-    ["Quantization", quantizationText(model.quantization)],
-    ["Licence", model.licence === undefined ? null : (licence(model) ?? "the file names none")],
-    ["Reasoning", model.reasoning === undefined ? null : model.reasoning ? "yes" : "no"],
-    ["SHA-256", model.sha256],
-    ["Template SHA-256", model.template_sha256],
-  ].filter(([, value]) => value);
-  const list = el("dl", { class: "about" });
-  for (const [name, value] of rows) {
-    const entry = el("dd", { class: name.endsWith("SHA-256") ? "hash" : null }, value);
-    if (name.endsWith("SHA-256")) entry.append(copyButton(`Copy ${name}`, () => value));
-    list.append(el("dt", {}, name), entry);
-  }
-  const isWaiting = model.loaded === false;
-  return isWaiting ? [el("p", { class: "note" }, "Not loaded yet: the first question loads it."), list] : [list];
-}
-
-function quantizationText(quantization) {
-  if (typeof quantization === "string") return quantization;
-  return formats(quantization)
-    .map(([format, number], index) => `${number}${index ? "" : " tensors"} in ${format}`)
-    .join(", ");
-}
-
-const millions = (number) => (number < 1e9 ? `${(number / 1e6).toFixed(0)} M` : `${(number / 1e9).toPrecision(3)} B`);
