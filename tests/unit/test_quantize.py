@@ -70,7 +70,7 @@ def error(form, blocks, x, importance):
 
 @pytest.mark.parametrize("important", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("form", SEARCHED + ["Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+@pytest.mark.parametrize("form", [*SEARCHED, "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_no_worse_than_llama_cpp(form, kind, important, ggml):
     x = values(kind)
     importance = np.random.default_rng(1).uniform(0.1, 10, COLUMNS).astype(np.float32) if important else None
