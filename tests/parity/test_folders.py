@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gguf
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is needed for the reference")
@@ -88,6 +87,7 @@ QUANTIZED = {
     "q4_k_m": {
         "self_attn.q_proj": {"Q4_K": 3},
         "self_attn.v_proj": {"Q4_K": 2, "Q6_K": 1},
+        "self_attn.o_proj": {"Q5_0": 3},
         "mlp.down_proj": {"Q5_0": 2, "Q8_0": 1},  # 96 columns make no super-block
         "lm_head": {"Q6_K": 1},
         "norm": {"F32": 1},
