@@ -11,6 +11,8 @@ ALIASES = {
     "num_experts": ("n_routed_experts", "num_local_experts", "moe_num_experts"),
     "num_experts_per_tok": ("moe_k", "moe_topk", "num_experts_per_token"),
     "norm_topk_prob": ("moe_renormalize",),
+    "first_k_dense_replace": ("moe_layer_start_index",),
+    "interleave_moe_layer_step": ("moe_layer_interval",),
     "n_group": ("num_expert_group",),
     "max_position_embeddings": ("model_max_length",),
     "num_shared_experts": ("n_shared_experts", "moe_num_shared_experts"),
@@ -53,6 +55,7 @@ GGUF_KEYS = {
     "ssm.time_step_rank": "linear_num_value_heads",
     "ssm.inner_size": "linear_value_size",
     "full_attention_interval": "full_attention_interval",
+    "residual_scale": "residual_scale",
     "kda.head_dim": "linear_head_dim",
 }
 
