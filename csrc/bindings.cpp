@@ -591,6 +591,13 @@ void bind_formats(nb::module_& m) {
     m.def("quantize", &quantize_array, "format"_a, "values"_a, "cols"_a, "importance"_a.none() = nb::none(),
           "threads"_a = 1);
     m.def("put_nibbles", &put_published_nibbles, "layout"_a, "codes"_a, "rows"_a, "cols"_a, "header"_a, "out"_a);
+    m.def(
+        "block_of",
+        [](const std::string& name) {
+            const FormatInfo& info = format_info(format_from_name(name.c_str()));
+            return std::make_pair(info.block_elements, info.block_bytes);
+        },
+        "format"_a);
     m.def("dequantize", &dequantize_array, "format"_a, "blocks"_a);
 }
 
