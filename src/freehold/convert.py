@@ -14,14 +14,17 @@ from typing import Any
 
 from freehold.errors import ModelFileError, RequestError, UnsupportedError
 from freehold.models.gguf_export import gguf_metadata, gguf_tensors
-from freehold.models.registry import language_values, model_for, unused_tensors
+from freehold.models.published_export import published_config, published_tensors
+from freehold.models.registry import language_values, model_for, model_from_config, unused_tensors
 from freehold.models.settings import Settings
 from freehold.text.gguf_export import gguf_text_metadata
+from freehold.text.published_export import published_text_files
 from freehold.weights.checkpoint import Checkpoint
 from freehold.weights.gguf import open_gguf
 from freehold.weights.gguf_writer import TYPES, num_bytes, write_gguf
 from freehold.weights.open import open_checkpoint
-from freehold.weights.quantize import is_unquantized, quantize_tensors, quantized, scheme_of
+from freehold.weights.quantize import quantize_tensors, quantized, scheme_of
+from freehold.weights.safetensors import BITS
 from freehold.weights.safetensors_writer import write_safetensors
 
 # Where a GGUF file cannot hold a format as it is: the one that holds its values without loss, or nearest.
@@ -173,35 +176,60 @@ _TEXTS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 
 
 def _to_folder(checkpoint: Checkpoint, out: Path, form: str | None) -> Converted:
-    if checkpoint.config is None or checkpoint.folder is None:
-        raise UnsupportedError("GGUF to safetensors: not here", "name OUT.gguf")
-    model_for(checkpoint)  # what cannot run is not worth writing
-    tensors = {}
-    for name, tensor in checkpoint.tensors.items():
-        wanted = form if len(tensor.shape) > 1 and is_unquantized(tensor) else None
-        wanted = wanted or _NEAREST.get(tensor.format)
-        tensors[name] = quantized(tensor, wanted) if wanted else tensor
-    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-    texts = {path.name: path for path in sorted(checkpoint.folder.iterdir()) if _is_text(path)}
+    model = model_for(checkpoint)  # what cannot run is not worth writing
+    if checkpoint.config is None:
+        source = published_tensors(model, checkpoint.tensors)
+        config = published_config(model, checkpoint.metadata, checkpoint.tensors)
+        texts = published_text_files(checkpoint.metadata, model.config.context_length)
+    else:
+        assert checkpoint.folder is not None
+        source, config = checkpoint.tensors, checkpoint.config
+        texts = {path.name: path for path in sorted(checkpoint.folder.iterdir()) if _is_text(path)}
+    tensors = {name: _plain(tensor, form) for name, tensor in source.items()}
+    if checkpoint.config is None:
+        _check_published(model, config, tensors)
     _write_folder(out, config, tensors, texts)
     size = sum(num_bytes(tensor) for tensor in tensors.values())
-    return Converted(out, size, _changes(_formats(checkpoint.tensors), tensors), [])
+    return Converted(out, size, _changes(_formats(source), tensors), [])
+
+
+def _plain(tensor: Any, form: str | None) -> Any:
+    """Without quantization: matrices in `form`; None: as they are, or nearest."""
+    if form and len(tensor.shape) > 1:
+        return quantized(tensor, form)
+    return quantized(tensor, _NEAREST.get(tensor.format, "BF16")) if tensor.format not in BITS else tensor
+
+
+def _check_published(model: Any, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    """Raises UnsupportedError where the folder would describe another model than the GGUF file does."""
+    written = model_from_config(config, tensors)
+    turned = replace(model.config, rope=replace(model.config.rope, interleaved=model.interleaved_rope))
+    for field in fields(turned):
+        ours, theirs = getattr(turned, field.name), getattr(written.config, field.name, None)
+        if field.name != "architecture" and not _is_same(ours, theirs):
+            raise UnsupportedError(f"{field.name}: {ours!r:.120}: a config.json of this architecture cannot say so")
 
 
 def _is_text(path: Path) -> bool:
     return path.name.startswith(_COPIED) and path.suffix in _TEXTS
 
 
-def _write_folder(out: Path, config: Mapping[str, Any], tensors: Mapping[str, Any], texts: Mapping[str, Path]) -> None:
-    """Under a name of its own until it is whole."""
+def _write_folder(
+    out: Path, config: Mapping[str, Any], tensors: Mapping[str, Any], texts: Mapping[str, Path | str]
+) -> None:
+    """Under a name of its own until it is whole; `texts`: files to copy, or what is to stand in them."""
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         write_safetensors(partial, tensors)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for name, path in texts.items():
-            shutil.copyfile(path, partial / name)
+        published = {key: value for key, value in config.items() if key != "quantization_config"}
+        (partial / "config.json").write_text(json.dumps(published, indent=2) + "\n")
+        for name, text in texts.items():
+            if isinstance(text, Path):
+                shutil.copyfile(text, partial / name)
+            else:
+                (partial / name).write_text(text)
         partial.rename(out)
     except OSError as error:
         raise ModelFileError(f"{out}: cannot be written: {error.strerror}") from None

@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,8 @@ import freehold  # noqa: E402
 from freehold.convert import convert  # noqa: E402
 from freehold.errors import FreeholdError, UnsupportedError  # noqa: E402
 from freehold.models.gguf_export import gguf_architecture  # noqa: E402
+from parity.backends import TEXTS  # noqa: E402
+from parity.cases import LLAMA3_ROPE  # noqa: E402
 from parity.reference import assert_close  # noqa: E402
 from parity.test_folders import MESSAGES, TEMPLATE, change, publish  # noqa: E402
 
@@ -134,6 +137,58 @@ def test_fp8_becomes_bfloat16_and_says_so(llama, tmp_path):
     written = load_file(tmp_path / "plain" / "model.safetensors")
     assert torch.equal(written[name].float(), tensors[name].float() * 0.25)
     assert "quantization_config" not in (tmp_path / "plain" / "config.json").read_text()
+
+
+CHAIN = {
+    "llama": {},
+    "llama3-rope": dict(rope_parameters=LLAMA3_ROPE | dict(original_max_position_embeddings=8192)),
+    "qwen2-tied": dict(head_dim=16),
+    "qwen3_moe": {},
+    "qwen2_moe": {},
+    "glm4": {},
+    "phi3": dict(head_dim=16),
+}
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_a_gguf_file_becomes_a_folder_that_transformers_loads(name, tmp_path):
+    reference, tokenizer = publish(tmp_path / "first", name, **CHAIN[name])
+    made = convert(tmp_path / "first", tmp_path / "model.gguf")
+    made = convert(made.path, tmp_path / "again")
+    assert made.lossless
+    again = transformers.AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32)
+    assert type(again) is type(reference)
+    tokens = transformers.PreTrainedTokenizerFast.from_pretrained(made.path)
+    for text in TEXTS:
+        text = unicodedata.normalize("NFC", text)
+        assert tokens(text).input_ids == tokenizer(text).input_ids, text
+        assert tokens.decode(tokens(text).input_ids) == tokenizer.decode(tokenizer(text).input_ids)
+    chat = [t.apply_chat_template(MESSAGES, tokenize=False) for t in (tokens, tokenizer)]
+    assert chat[0] == chat[1]
+    ids = torch.tensor([tokenizer("Hello, world! 12345").input_ids])
+    with torch.no_grad():
+        assert_close(again(ids).logits[0].numpy(), reference(ids).logits[0].numpy())
+    with freehold.load(made.path, dtype="float32", threads=1) as ours, torch.no_grad():
+        assert_close(ours.logits(ids[0].tolist()), reference(ids).logits[0].numpy())
+
+
+def test_a_quantized_gguf_file_becomes_a_folder_in_bfloat16(smollm, tmp_path):
+    made = convert(smollm, tmp_path / "plain")
+    assert not made.lossless and made.formats["Q4_1", "BF16"]
+    with freehold.load(smollm, dtype="float32") as file, freehold.load(made.path, dtype="float32") as folder:
+        ids = file.tokenizer.encode("The capital of France is")
+        assert folder.tokenizer.encode("The capital of France is") == ids
+        ours, theirs = folder.logits(ids), file.logits(ids)
+        assert np.linalg.norm(ours - theirs) < 0.02 * np.linalg.norm(theirs)
+        assert folder.chat_tokens(MESSAGES) == file.chat_tokens(MESSAGES)
+
+
+def test_a_gguf_file_whose_tensors_would_have_to_be_joined(tmp_path):
+    publish(tmp_path / "first", "deepseek_v3")
+    made = convert(tmp_path / "first", tmp_path / "model.gguf")
+    with pytest.raises(UnsupportedError, match="deepseek2: a folder is not written of a GGUF file of this"):
+        convert(made.path, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_full_disk_leaves_nothing(llama, tmp_path):

@@ -36,7 +36,7 @@ DELTA_GGUF_NAMES = {
 }
 
 
-def routed(name: str) -> str:
+def in_kimi(name: str) -> str:
     """The name of a part with experts as Moonshot publishes it."""
     return published(name).replace("mlp.shared", "block_sparse_moe.shared")
 
@@ -58,7 +58,7 @@ class KimiLinear(DeepSeek):
     gguf_names = (
         DeepSeek.gguf_names
         | DELTA_GGUF_NAMES
-        | {name: routed(usual) for name, usual in EXPERTS_GGUF_NAMES.items()}
+        | {name: in_kimi(usual) for name, usual in EXPERTS_GGUF_NAMES.items()}
         | {"blk.{i}.exp_probs_b.bias": f"model.layers.{{i}}.{CORRECTION}"}
     )
     # As transformers saves them.

@@ -70,6 +70,10 @@ class Settings:
         self._values, self._spelled = values, spelled or {}
         self.is_gguf = spelled is not None
 
+    @property
+    def values(self) -> Mapping[str, Any]:
+        return self._values
+
     def _name(self, key: str) -> str:
         return self._spelled.get(key, key)
 
