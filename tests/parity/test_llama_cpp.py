@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is needed for the reference")
-pytest.importorskip("transformers", reason="transformers is the reference")
+transformers = pytest.importorskip("transformers", reason="transformers is the reference")
 
 import freehold  # noqa: E402
 from freehold.convert import convert  # noqa: E402
 from freehold.errors import UnsupportedError  # noqa: E402
-from parity.backends import TEXTS  # noqa: E402
+from parity.backends import BACKENDS, TEXTS  # noqa: E402
 from parity.cases import YARN_ROPE  # noqa: E402
 from parity.llama_cpp import LlamaCpp  # noqa: E402
 from parity.reference import assert_close  # noqa: E402
@@ -103,6 +103,24 @@ def test_minimax_rotates_the_channels_that_its_config_names(tmp_path):
         assert_close(ours.logits(IDS), logits)
         whole = reference(torch.tensor([IDS])).logits[0].numpy()
         assert abs(whole - logits).max() > 0.1 * abs(whole).max()
+
+
+@pytest.mark.parametrize("backend", ["llama2", "byte-level"])
+def test_llama_cpp_and_a_folder_made_of_the_file_have_the_tokens(backend, tmp_path):
+    publish(tmp_path / "first", "llama", vocab_size=1000)
+    names = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=BACKENDS[backend](), **names)
+    tokenizer.save_pretrained(tmp_path / "first")
+    made = convert(tmp_path / "first", tmp_path / "model.gguf")
+    convert(made.path, tmp_path / "again")
+    again = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "again")
+    with LlamaCpp(made.path) as theirs:
+        for text in COMPOSED:
+            ids = tokenizer(text).input_ids
+            if "\0" not in text:  # in llama.cpp a token's text ends there
+                assert theirs.tokenize(text, special=True, bos=True) == ids, text
+            assert again(text).input_ids == ids, text
+            assert again.decode(ids) == tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("scheme", ["q8_0", "q4_k_m", "iq4_xs"])
