@@ -21,14 +21,17 @@ from freehold.text.gguf_export import gguf_text_metadata
 from freehold.text.published_export import published_text_files
 from freehold.weights.checkpoint import Checkpoint
 from freehold.weights.gguf import open_gguf
-from freehold.weights.gguf_writer import TYPES, num_bytes, write_gguf
+from freehold.weights.gguf_writer import TYPES, write_gguf
 from freehold.weights.open import open_checkpoint
 from freehold.weights.quantize import quantize_tensors, quantized, scheme_of
 from freehold.weights.safetensors import BITS
 from freehold.weights.safetensors_writer import write_safetensors
+from freehold.weights.tensors import RUN
 
 # Where a GGUF file cannot hold a format as it is: the one that holds its values without loss, or nearest.
 _NEAREST = {"FP8_32": "BF16", "FP8_128": "BF16", "INT4_F16": "F16", "INT4_BF16": "BF16"}
+# What tells how values lie in one form or the other, not which model it is.
+_FORM = ("architecture", "norm_offset", "tiled_heads")
 _EXACT = {("MXFP4", "BF16")}  # a power of two times few bits
 
 
@@ -80,7 +83,7 @@ def _to_gguf(checkpoint: Checkpoint, out: Path, quantize: str | None, importance
         assert checkpoint.folder is not None
         metadata = gguf_metadata(model, settings) | {"general.name": checkpoint.folder.resolve().name}
         metadata |= gguf_text_metadata(checkpoint.folder, model.config.vocabulary_size)
-        _check_same(model, metadata, tensors)
+        _check_written(model, metadata, tensors)
     before = _formats(tensors)
     if quantize is not None:
         tensors = _quantize(model, tensors, names, quantize, importance)
@@ -98,18 +101,22 @@ def _changes(before: Mapping[str, str], tensors: Mapping[str, Any]) -> Mapping[t
     return Counter((before[name], tensor.format) for name, tensor in tensors.items())
 
 
-def _check_same(model: Any, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+def _check_written(model: Any, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
     """Raises UnsupportedError where the file would describe another model than the folder does."""
     try:
         written = model_for(Checkpoint((), metadata, tensors))
     except ModelFileError as error:
         raise UnsupportedError(f"{error}: a GGUF file of this architecture cannot describe the model") from None
-    rope = model.config.rope
-    config = replace(model.config, rope=replace(rope, interleaved=rope.interleaved or model.permuted_in_gguf))
+    _check_same(model, written, model.config.rope.interleaved or model.permuted_in_gguf, "GGUF file")
+
+
+def _check_same(model: Any, written: Any, interleaved: bool, form: str) -> None:
+    """Raises UnsupportedError where `written`, whose rope is to be `interleaved`, is another model."""
+    config = replace(model.config, rope=replace(model.config.rope, interleaved=interleaved))
     for field in fields(config):
         ours, theirs = getattr(config, field.name), getattr(written.config, field.name, None)
-        if field.name not in ("architecture", "norm_offset", "tiled_heads") and not _is_same(ours, theirs):
-            raise UnsupportedError(f"{field.name}: {ours!r:.120}: a GGUF file of this architecture cannot say so")
+        if field.name not in _FORM and not _is_same(ours, theirs):
+            raise UnsupportedError(f"{field.name}: {ours!r:.120}: a {form} of this architecture cannot say so")
 
 
 def _is_same(ours: Any, theirs: Any) -> bool:
@@ -187,27 +194,17 @@ def _to_folder(checkpoint: Checkpoint, out: Path, form: str | None) -> Converted
         texts = {path.name: path for path in sorted(checkpoint.folder.iterdir()) if _is_text(path)}
     tensors = {name: _plain(tensor, form) for name, tensor in source.items()}
     if checkpoint.config is None:
-        _check_published(model, config, tensors)
+        _check_same(model, model_from_config(config, tensors), model.interleaved_rope, "config.json")
     _write_folder(out, config, tensors, texts)
-    size = sum(num_bytes(tensor) for tensor in tensors.values())
+    size = sum(path.stat().st_size for path in out.iterdir())
     return Converted(out, size, _changes(_formats(source), tensors), [])
 
 
 def _plain(tensor: Any, form: str | None) -> Any:
     """Without quantization: matrices in `form`; None: as they are, or nearest."""
-    if form and len(tensor.shape) > 1:
+    if form and len(tensor.shape) > 1 and tensor.format in RUN:
         return quantized(tensor, form)
     return quantized(tensor, _NEAREST.get(tensor.format, "BF16")) if tensor.format not in BITS else tensor
-
-
-def _check_published(model: Any, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-    """Raises UnsupportedError where the folder would describe another model than the GGUF file does."""
-    written = model_from_config(config, tensors)
-    turned = replace(model.config, rope=replace(model.config.rope, interleaved=model.interleaved_rope))
-    for field in fields(turned):
-        ours, theirs = getattr(turned, field.name), getattr(written.config, field.name, None)
-        if field.name != "architecture" and not _is_same(ours, theirs):
-            raise UnsupportedError(f"{field.name}: {ours!r:.120}: a config.json of this architecture cannot say so")
 
 
 def _is_text(path: Path) -> bool:

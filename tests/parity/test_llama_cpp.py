@@ -22,6 +22,8 @@ from parity.cases import YARN_ROPE  # noqa: E402
 from parity.llama_cpp import LlamaCpp  # noqa: E402
 from parity.reference import assert_close  # noqa: E402
 from parity.test_folders import change, publish  # noqa: E402
+from parity.test_quantized import publish as publish_quantized  # noqa: E402
+from parity.test_quantized import quantize_mxfp4  # noqa: E402
 
 FACTORS = {
     f"{part}_{which}_factor": value
@@ -131,6 +133,23 @@ def test_llama_cpp_reads_what_is_quantized(scheme, tmp_path):
     with LlamaCpp(made.path) as theirs, freehold.load(made.path, dtype="float32", threads=1) as ours:
         expected = ours.logits(IDS)  # llama.cpp rounds what it multiplies with quantized weights to eight bits
         assert np.linalg.norm(theirs.logits(IDS) - expected) < 0.06 * np.linalg.norm(expected)
+
+
+def test_mxfp4_keeps_its_blocks(tmp_path):
+    sizes = dict(intermediate_size=96, num_hidden_layers=2, rope_parameters=dict(rope_type="default", rope_theta=1e4))
+    publish_quantized(tmp_path, "gpt_oss-limit-of-7", quantize_mxfp4, {"quant_method": "mxfp4"}, **sizes)
+    made = convert(tmp_path, tmp_path / "model.gguf")
+    assert made.lossless and made.formats["MXFP4", "MXFP4"] == 6
+    with freehold.load(tmp_path, dtype="float32", threads=1) as folder:
+        expected = folder.logits(IDS)
+    with freehold.load(made.path, dtype="float32", threads=1) as ours:
+        assert_close(ours.logits(IDS), expected)
+    with LlamaCpp(made.path) as theirs:
+        assert np.linalg.norm(theirs.logits(IDS) - expected) < 0.1 * np.linalg.norm(expected)
+    plain = convert(tmp_path, tmp_path / "plain")
+    assert plain.lossless
+    with freehold.load(plain.path, dtype="float32", threads=1) as ours:
+        assert_close(ours.logits(IDS), expected)
 
 
 @pytest.mark.parametrize(
