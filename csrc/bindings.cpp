@@ -17,6 +17,7 @@
 
 #include "formats/gguf.h"
 #include "formats/published.h"
+#include "formats/quantize.h"
 #include "kernels/kernels.h"
 #include "memory.h"
 #include "operations.h"
@@ -504,6 +505,32 @@ std::vector<float> dequantize_list(const std::string& name, Bytes bytes) {
     return out;
 }
 
+// Rows of `cols` floats as blocks of a format, shared out to threads. `importance`: one weight a column.
+nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> quantize_array(
+    const std::string& name, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> values, size_t cols,
+    std::optional<nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>> importance, int threads) {
+    const Format format = format_from_name(name.c_str());
+    const FormatInfo& info = format_info(format);
+    if (!can_quantize(format) || cols == 0 || cols % size_t(info.block_elements) || values.size() % cols ||
+        (importance && importance->size() != cols) || threads < 1 || threads > 1024)
+        throw std::invalid_argument("quantize: shape");
+    const size_t rows = values.size() / cols;
+    const size_t row_bytes = cols / size_t(info.block_elements) * size_t(info.block_bytes);
+    auto* out = new uint8_t[rows * row_bytes];
+    nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
+    const float* weights = importance ? importance->data() : nullptr;
+    {
+        nb::gil_scoped_release release;
+        constexpr size_t kRows = 16;  // of an item
+        ThreadPool pool(threads);
+        pool.parallel_for(int((rows + kRows - 1) / kRows), [&](int item, int) {
+            for (size_t r = size_t(item) * kRows; r < std::min(rows, (size_t(item) + 1) * kRows); r++)
+                quantize(format, values.data() + r * cols, weights, cols, out + r * row_bytes);
+        });
+    }
+    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(out, {rows * row_bytes}, owner);
+}
+
 // Writes the nibbles of a matrix as a lab publishes them into rows of blocks of 32 columns.
 void put_published_nibbles(const std::string& layout, Bytes codes, int rows, int cols, int header,
                            nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
@@ -571,7 +598,16 @@ void bind_formats(nb::module_& m) {
         for (int i = 0; i < kNumFormats; i++) names.push_back(format_info(Format(i)).name);
         return names;
     });
+    m.def("quantize", &quantize_array, "format"_a, "values"_a, "cols"_a, "importance"_a.none() = nb::none(),
+          "threads"_a = 1);
     m.def("put_nibbles", &put_published_nibbles, "layout"_a, "codes"_a, "rows"_a, "cols"_a, "header"_a, "out"_a);
+    m.def(
+        "block_of",
+        [](const std::string& name) {
+            const FormatInfo& info = format_info(format_from_name(name.c_str()));
+            return std::make_pair(info.block_elements, info.block_bytes);
+        },
+        "format"_a);
     m.def("dequantize", &dequantize_array, "format"_a, "blocks"_a);
     m.def("dequantize_list", &dequantize_list, "format"_a, "blocks"_a);
 }

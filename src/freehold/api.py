@@ -6,6 +6,7 @@ import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from freehold.embeddings import Embedded, PendingEmbedding, pooling_of
@@ -35,6 +36,7 @@ from freehold.text.template import ChatTemplate, encode_chat
 from freehold.text.tokenizer import Tokenizer
 from freehold.weights.checkpoint import Checkpoint
 from freehold.weights.open import open_checkpoint
+from freehold.weights.quantize import quantize_tensors, scheme_of
 
 Messages = Sequence[Mapping[str, Any]]
 MAX_STOPS = 16
@@ -309,6 +311,7 @@ def load(
     kv_format: str = "f16",
     executor: str = "native",
     device: str = "cpu",
+    quantize: str | None = None,
     max_waiting: int = 1024,
     speculate: bool = True,
     memory_bytes: int | None = None,
@@ -319,14 +322,16 @@ def load(
 
     `dtype="float32"` evaluates the weights and the KV cache in float32. `executor="torch"` runs the model on
     tensors, on `device` "cpu" (in float32) or "cuda" (in bfloat16, or as `dtype` says). `context` defaults to what the
-    model was trained for. `speculate`: a single reply is computed several tokens at a time where text repeats itself;
-    which tokens come does not depend on it. More than `max_waiting` requests that wait are refused (QueueFullError).
-    Memory, at most `memory_bytes` of what there is, is budgeted before any is taken (MemoryBudgetError with both
-    figures).
+    model was trained for. `quantize` ("q8_0", "q4_k_m"…): unquantized weights are quantized while they load.
+    `speculate`: a single reply is computed several tokens at a time where text repeats itself; which tokens come does
+    not depend on it. More than `max_waiting` requests that wait are refused (QueueFullError). Memory, at most
+    `memory_bytes` of what there is, is budgeted before any is taken (MemoryBudgetError with both figures).
     """
     stored = resolve(ref, progress=progress)
     checkpoint = open_checkpoint(stored.path)
     model = model_for(checkpoint)
+    if quantize is not None:
+        checkpoint = _quantized(checkpoint, model, quantize)
     config = model.config
     context = _check_context(context, config.context_length)
     choice = choose(executor, device=device, dtype=dtype, threads=threads, kv_format=kv_format)
@@ -386,6 +391,15 @@ class _Background:
         if self._error:
             raise self._error
         return self._result
+
+
+def _quantized(checkpoint: Checkpoint, model: Any, name: str) -> Checkpoint:
+    scheme, config = scheme_of(name), model.config
+    named = named_parameters(model, checkpoint.tensors)
+    used = {name: named[name] for name in model.parameter_shapes()}
+    router, tied = getattr(model, "routing", None), config.tied_embeddings
+    made = quantize_tensors(used, scheme, num_layers=config.num_layers, router=router, tied=tied)
+    return replace(checkpoint, tensors=named | made)
 
 
 def _check_context(context: int | None, trained: int) -> int:

@@ -17,7 +17,7 @@ BESIDE = {"weights", "text", "store"}
 ENGINE = {"engine", "models", "executors", "ops", "streams", "embeddings"}
 # Part of the house -> what stands to its right. What is not named here, such as `api`, joins parts.
 MAY_IMPORT = {
-    "cli": {"serve", "inspection", "api"} | ENGINE | BESIDE,
+    "cli": {"serve", "inspection", "convert", "api"} | ENGINE | BESIDE,
     "serve": {"api"} | ENGINE | BESIDE,
     "inspection": {"api"} | ENGINE | BESIDE,
     "engine": {"models", "executors", "ops"},

@@ -1,6 +1,7 @@
 """A folder as transformers' save_pretrained writes it runs as it is: tokens, logits and ends of replies agree."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is needed for the reference")
 transformers = pytest.importorskip("transformers", reason="transformers is the reference")
 
 import freehold  # noqa: E402
+from freehold import _native  # noqa: E402
 from freehold.errors import FreeholdError, UnsupportedError  # noqa: E402
 from parity.backends import BACKENDS  # noqa: E402
 from parity.cases import CASES, SIZES  # noqa: E402
@@ -86,6 +88,65 @@ def test_the_way_to_the_first_token_imports_no_numpy(tmp_path):
     code += "print('numpy' in sys.modules); m.close()"
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
+
+
+PLACE = re.compile(r"^model\.(layers\.\d+\.)?|\.weight$")
+QUANTIZED = {
+    "q8_0": {"self_attn.v_proj": {"Q8_0": 3}, "mlp.down_proj": {"Q8_0": 3}, "lm_head": {"Q8_0": 1}},
+    "q4_k_m": {
+        "self_attn.q_proj": {"Q4_K": 3},
+        "self_attn.v_proj": {"Q4_K": 2, "Q6_K": 1},
+        "self_attn.o_proj": {"Q5_0": 3},
+        "mlp.down_proj": {"Q5_0": 2, "Q8_0": 1},  # 96 columns make no super-block
+        "lm_head": {"Q6_K": 1},
+        "norm": {"F32": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("executor", ["torch", "native"])
+@pytest.mark.parametrize("scheme", QUANTIZED)
+def test_weights_are_quantized_while_they_load(scheme, executor, tmp_path):
+    reference, tokenizer = publish(tmp_path, "llama", hidden_size=256, intermediate_size=96)
+    ids = tokenizer("Hello, world! 12345").input_ids
+    options = {} if executor == "torch" else {"dtype": "float32"}
+    with freehold.load(tmp_path, quantize=scheme, executor=executor, threads=2, **options) as model, torch.no_grad():
+        formats = model.info["quantization"]
+        assert {place: formats[place] for place in QUANTIZED[scheme]} == QUANTIZED[scheme]
+        for name, value in reference.named_parameters():
+            form = QUANTIZED[scheme].get(PLACE.sub("", name), {"Q4_K" if scheme == "q4_k_m" else "Q8_0": 1})
+            more = "model.layers.2." in name  # the last layer has more bits
+            if value.dim() == 2:
+                rows = value.numpy().ravel(), value.shape[1]
+                blocks = _native.quantize(list(form)[more and len(form) - 1], *rows)
+                values = _native.dequantize(list(form)[more and len(form) - 1], blocks)
+                value.copy_(torch.tensor(values).reshape(value.shape))
+        assert_close(model.logits(ids), reference(torch.tensor([ids])).logits[0].numpy())
+
+
+def test_experts_are_quantized_one_by_one_and_their_router_is_not(tmp_path):
+    publish(tmp_path, "qwen3_moe", hidden_size=256, moe_intermediate_size=64)
+    with freehold.load(tmp_path, quantize="q4_k_m", threads=2) as model:
+        formats = model.info["quantization"]
+        assert formats["mlp.experts.up_proj"] == {"Q4_K": 3}
+        assert formats["mlp.experts.down_proj"] == {"Q5_0": 2, "Q8_0": 1}
+        assert formats["mlp.gate"] == {"F32": 3}
+        assert model.generate("Hello", max_tokens=3, temperature=0).tokens
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [("q9", "quantize 'q9': unknown"), ("Q4_K", "quantize 'Q4_K': unknown")],
+)
+def test_a_scheme_that_is_none(llama, scheme, message):
+    with pytest.raises(FreeholdError, match=message) as error:
+        freehold.load(llama, quantize=scheme)
+    assert error.value.hint.startswith("expected one of f32, f16")
+
+
+def test_quantized_weights_are_not_quantized_again(qwen):
+    with pytest.raises(UnsupportedError, match=r"quantize: the weights are quantized already \(Q"):
+        freehold.load(qwen, quantize="q4_0")
 
 
 def test_a_vision_model_loads_its_language_model_and_says_so(tmp_path):

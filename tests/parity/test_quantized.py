@@ -273,28 +273,62 @@ def publish(folder, name, quantize, quantization, **overrides):
     return reference
 
 
-def quantize_fp8(name, value):
-    if "_proj." not in name:
-        return None
-    codes, scales = fp8(value, 128, 128) if value.shape[0] % 128 == 0 else fp8(value, value.shape[0], 128)
-    return {name: codes, name.replace("weight", "weight_scale_inv"): scales}
+FP8_MODELS = {  # sides of a block, sizes that are multiples of it
+    "qwen3": (128, WIDE),
+    "qwen3_moe": (32, dict(num_hidden_layers=2, intermediate_size=96, moe_intermediate_size=64)),
+    "minimax_m2": (32, dict(num_hidden_layers=2, intermediate_size=64)),
+    "deepseek_v3": (
+        32,
+        dict(
+            intermediate_size=96,
+            moe_intermediate_size=64,
+            q_lora_rank=64,
+            kv_lora_rank=64,
+            qk_nope_head_dim=32,
+            v_head_dim=32,
+        ),
+    ),
+}
 
 
-def test_a_model_in_fp8(tmp_path):
-    quantization = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
-    reference = publish(tmp_path, "qwen3", quantize_fp8, quantization, **WIDE)
-    saved = load_file(tmp_path / "model.safetensors")
-    for name, value in list(saved.items()):
-        if value.dtype == torch.float8_e4m3fn:
-            saved[name] = Fp8Dequantize(None)._dequantize_one(value, saved.pop(f"{name}_scale_inv"), torch.float32)
-    reference.load_state_dict(saved)
+@pytest.mark.parametrize("name", FP8_MODELS)
+def test_a_model_in_fp8(name, tmp_path):
+    side, sizes = FP8_MODELS[name]
+    dequantized = {}
+
+    def quantize(name, value):
+        if value.dim() < 2 or "embed" in name or "lm_head" in name or name.endswith("gate.weight"):
+            return None
+        padded = torch.zeros([-(-length // side) * side for length in value.shape])
+        padded[: value.shape[0], : value.shape[1]] = value
+        codes, scales = fp8(padded, side, side)
+        values = Fp8Dequantize(None)._dequantize_one(codes, scales, torch.float32)
+        dequantized[name] = values[: value.shape[0], : value.shape[1]].contiguous()
+        return {name: codes[: value.shape[0]].contiguous(), name.replace("weight", "weight_scale_inv"): scales}
+
+    quantization = {"quant_method": "fp8", "weight_block_size": [side, side], "activation_scheme": "dynamic"}
+    publish(tmp_path, name, quantize, quantization, **sizes)
+    reference = dequantized_reference(tmp_path, dequantized)
     ids = random_ids(40)
     with torch.no_grad():
         expected = reference(torch.tensor([ids])).logits[0].numpy()
     for options in ({"kv_format": "f32"}, {"executor": "torch"}):
         with freehold.load(tmp_path, threads=2, **options) as model:
-            assert model.info["quantization"]["mlp.up_proj"] == {"FP8_128": 2}
+            assert model.info["quantization"]["self_attn.o_proj"].keys() == {f"FP8_{side}"}
             assert_close(model.logits(ids), expected)
+
+
+def dequantized_reference(folder, values):
+    """The model that transformers loads when the quantized weights of the folder are `values`."""
+    plain = folder / "plain"
+    plain.mkdir()
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if "_scale" not in name} | values
+    save_file(kept, plain / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (plain / "config.json").write_text(json.dumps(config))
+    return transformers.AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32).eval()
 
 
 def quantize_mxfp4(name, value):

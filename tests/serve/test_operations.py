@@ -169,6 +169,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, smollm, tmp_p
     [
         (("{model}", "--memory", "0.05"), "needs 0.31 GB of memory, 0.05 GB are available"),
         (("{text}",), "not a GGUF file"),
+        (("{model}", "--quantize", "q8_0"), "quantize: the weights are quantized already (Q4_1, Q8_0)"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_ends_the_server(arguments, message, smollm, tmp_path):

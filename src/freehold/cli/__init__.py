@@ -16,6 +16,7 @@ VERBS = {
     "list": "The models that are here, and those that there are.",
     "rm": "Delete a model that was fetched.",
     "show": "What a model is, and the memory it needs.",
+    "convert": "Write a model in another form: GGUF, safetensors, quantized.",
     "inspect": "How open a model is, what its licence asks, whether to trust it.",
     "bench": "How fast a model runs here.",
     "serve": "Serve models over HTTP.",

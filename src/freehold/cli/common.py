@@ -40,6 +40,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="What runs it.",
         ),
+        click.option("--quantize", metavar="FORMAT", help="Quantize unquantized weights: q8_0, q4_0, q4_k_m, …"),
         click.option("--device", default="cpu", show_default=True, help="cpu; with the torch executor also cuda."),
     ):
         command = option(command)
@@ -61,6 +62,7 @@ def loaded(ref: str | None, options: dict[str, Any], *, speculate: bool = True) 
             kv_format=options["kv_type"],
             executor=options["executor"],
             device=options["device"],
+            quantize=options["quantize"],
             speculate=speculate,
             progress=progress,
         )

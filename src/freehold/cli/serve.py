@@ -64,6 +64,7 @@ def _option(*names: str, **attributes: Any) -> Any:
 @_option("--context", type=int, metavar="TOKENS", help="Context length [default: as trained].")
 @_option("--threads", type=int, metavar="N", help="Threads [default: all cores].")
 @_option("--kv-type", type=click.Choice(["f16", "bf16", "int8", "f32"]), default="f16", show_default=True)
+@_option("--quantize", metavar="FORMAT", help="Quantize unquantized weights: q8_0, q4_0, q4_k_m, …")
 @_option(
     "--memory",
     type=click.FloatRange(0, min_open=True),

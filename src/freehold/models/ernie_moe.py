@@ -36,7 +36,7 @@ class ErnieMoe(Experts, Ernie):
 
 def sparse_layers(settings: Settings) -> list[int]:
     """Every `moe_layer_interval`-th of the layers from `moe_layer_start_index` to `moe_layer_end_index`."""
-    num_layers, interval = settings.size("num_hidden_layers"), settings.size("moe_layer_interval", 1)
-    first, last = settings.count("moe_layer_start_index", 1), settings.get("moe_layer_end_index", -1)
+    num_layers, interval = settings.size("num_hidden_layers"), settings.size("interleave_moe_layer_step", 1)
+    first, last = settings.count("first_k_dense_replace", 1), settings.get("moe_layer_end_index", -1)
     last = num_layers - 1 if last == -1 else last
     return [i for i in range(num_layers) if first <= i <= last and (i + 1) % interval == 0]

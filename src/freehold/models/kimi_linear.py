@@ -13,10 +13,11 @@ from freehold import ops
 from freehold.models.deepseek import DeepSeek, LatentConfig, dense_first, latent_values
 from freehold.models.experts import EXPERTS_GGUF_NAMES, bias_corrected_router, experts_values
 from freehold.models.minimax_m2 import published
-from freehold.models.qwen_next import logarithm_of_rate
+from freehold.models.qwen_next import logarithm_of_rate, rate_of_logarithm
 from freehold.models.settings import Settings
 
 CONVOLVED = ("q", "k", "v")
+CORRECTION = "block_sparse_moe.gate.e_score_correction_bias"
 DELTA_GGUF_NAMES = {
     f"blk.{{i}}.{gguf}": f"model.layers.{{i}}.self_attn.{ours}"
     for gguf, ours in {
@@ -35,6 +36,11 @@ DELTA_GGUF_NAMES = {
 }
 
 
+def in_kimi(name: str) -> str:
+    """The name of a part with experts as Moonshot publishes it."""
+    return published(name).replace("mlp.shared", "block_sparse_moe.shared")
+
+
 @dataclass(frozen=True, kw_only=True)
 class KimiLinearConfig(LatentConfig):
     linear_layers: frozenset[int]
@@ -45,18 +51,22 @@ class KimiLinearConfig(LatentConfig):
 
 class KimiLinear(DeepSeek):
     routing = "block_sparse_moe.gate"
-    correction = "block_sparse_moe.gate.e_score_correction_bias"
+    correction = CORRECTION
     routed = "block_sparse_moe.experts"
     matrices = ("w1", "w3", "w2")
     shared = "block_sparse_moe.shared_experts"
     gguf_names = (
-        DeepSeek.gguf_names | DELTA_GGUF_NAMES | {name: published(usual) for name, usual in EXPERTS_GGUF_NAMES.items()}
+        DeepSeek.gguf_names
+        | DELTA_GGUF_NAMES
+        | {name: in_kimi(usual) for name, usual in EXPERTS_GGUF_NAMES.items()}
+        | {"blk.{i}.exp_probs_b.bias": f"model.layers.{{i}}.{CORRECTION}"}
     )
     # As transformers saves them.
     aliases: Mapping[str, str] = {
         f"block_sparse_moe.{name}_proj.weight": f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")
     }
     gguf_values: Mapping[str, Any] = {"self_attn.A_log": logarithm_of_rate}
+    gguf_stored: Mapping[str, Any] = {"self_attn.A_log": rate_of_logarithm}
 
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:

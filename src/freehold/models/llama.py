@@ -42,6 +42,7 @@ class Llama:
     aliases: Mapping[str, str] = {}
     # Values that llama.cpp's converter changes: name in a layer -> what makes the published value of the file's.
     gguf_values: Mapping[str, Any] = {}
+    gguf_stored: Mapping[str, Any] = {}  # the reverse
     interleaved_rope = False  # as published
     dense = "mlp"  # what the feed-forward is called
     permuted_in_gguf = True  # llama.cpp's converter permutes the rows of q and k so that rope's pairs lie side by side

@@ -74,7 +74,7 @@ class Llama4(Experts):
                 **values,
                 **experts,
                 rope_layers=frozenset(i for i in range(num_layers) if with_rope[i]),
-                chunk=settings.get("attention_chunk_size"),
+                chunk=settings.get("attention_chunk_size", 8192 if settings.is_gguf else None),
                 # Maverick, of 128 experts, has no such norm; GGUF files do not say so.
                 qk_norm=settings.flag("use_qk_norm", not (settings.is_gguf and experts["num_experts"] == 128)),
                 temperature=scale if settings.flag("attn_temperature_tuning", True) else None,

@@ -6,6 +6,7 @@ of transformers turns all of them, the checkpoints' own code and llama.cpp do no
 Reference: transformers `models/minimax/modeling_minimax.py`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -43,6 +44,7 @@ class MiniMaxConfig(ExpertsConfig):
 class MiniMax(Experts):
     permuted_in_gguf = False
     splits = SPLITS
+    aliases: Mapping[str, str] = {"self_attn.out_proj.weight": "self_attn.o_proj.weight"}  # of lightning attention
     routing = "block_sparse_moe.gate"
     routed = "block_sparse_moe.experts"
     matrices = ("w1", "w3", "w2")
@@ -52,6 +54,7 @@ class MiniMax(Experts):
         | {
             "blk.{i}.attn_qkv.weight": "model.layers.{i}.self_attn.qkv_proj.weight",
             "blk.{i}.attn_gate.weight": "model.layers.{i}.self_attn.output_gate.weight",
+            "blk.{i}.attn_norm_2.weight": "model.layers.{i}.self_attn.norm.weight",
         }
     )
 
@@ -70,7 +73,7 @@ class MiniMax(Experts):
             return super().attention_shapes(i)
         d, width = c.hidden_size, c.num_heads * c.head_dim
         inner: dict[str, tuple[int, ...]] = {f"{name}_proj.weight": (width, d) for name in "qkv"}
-        inner |= {"output_gate.weight": (width, d), "norm.weight": (width,), "out_proj.weight": (d, width)}
+        inner |= {"output_gate.weight": (width, d), "norm.weight": (width,), "o_proj.weight": (d, width)}
         return {f"self_attn.{name}": shape for name, shape in inner.items()}
 
     def caches(self) -> list[ops.CacheSpec]:
@@ -92,18 +95,22 @@ class MiniMax(Experts):
         out = ops.lightning_attention(q, k, v, batch.caches[i], slopes=self.config.slopes(i))
         gate, weight = self.linear(x, layer, "self_attn.output_gate"), layer["self_attn.norm.weight"]
         out = ops.gated_rms_norm(out, gate, weight, LIGHTNING_NORM_EPS, 1, "sigmoid")
-        return self.linear(out, layer, "self_attn.out_proj")
+        return self.linear(out, layer, "self_attn.o_proj")
 
 
 def residual_weights(settings: Settings, name: str, legacy: str) -> tuple[float, float]:
+    alpha = settings.number("residual_scale", 1.0)  # of all three parts, in GGUF files
     return (
-        settings.number(f"{name}_alpha_factor", settings.number(f"{legacy}_alpha", 1.0)),
+        settings.number(f"{name}_alpha_factor", settings.number(f"{legacy}_alpha", alpha)),
         settings.number(f"{name}_beta_factor", settings.number(f"{legacy}_beta", 1.0)),
     )
 
 
 def linear_layers(settings: Settings) -> frozenset[int]:
     num_layers = settings.size("num_hidden_layers")
+    if settings.is_gguf:
+        every = settings.size("full_attention_interval", 8)
+        return frozenset(i for i in range(num_layers) if (i + 1) % every)
     kinds = settings.layers("layer_types", num_layers) or settings.layers("attn_type_list", num_layers)
     if kinds is None:
         return frozenset(range(1, num_layers, 2))

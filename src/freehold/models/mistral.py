@@ -16,4 +16,5 @@ class Mistral(Llama):
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
         window = settings.size("sliding_window") if settings.get("sliding_window") else None
-        return cls(DecoderConfig(**values, windows=(window,) * values["num_layers"]))
+        windows = (window,) * values["num_layers"] if window else ()
+        return cls(DecoderConfig(**values, windows=windows))

@@ -70,6 +70,11 @@ def _take_apart(tensor: Any, shapes: list[tuple[int, ...]], groups: int) -> list
     return tensor.split(axis, groups, [count // groups for count in rows])
 
 
+def published_tensors(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's tensors by the names that the model goes by, those of experts stacked, none taken apart."""
+    return _stack_experts({_published(model, name): tensor for name, tensor in tensors.items()})
+
+
 def named_parameters(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's tensors by the model's names."""
     names = dict(_gguf_names(model))

@@ -84,12 +84,19 @@ def logarithm_of_rate(rate: Any) -> Any:
     return numpy.log(-rate)
 
 
+def rate_of_logarithm(logarithm: Any) -> Any:
+    import numpy
+
+    return -numpy.exp(logarithm)
+
+
 class GatedDelta(Qwen3):
     """Layers with the delta rule, and layers whose attention has a gate."""
 
     splits = SPLITS
     gguf_names = Qwen3.gguf_names | DELTA_GGUF_NAMES
     gguf_values: Mapping[str, Any] = {"linear_attn.A_log": logarithm_of_rate}
+    gguf_stored: Mapping[str, Any] = {"linear_attn.A_log": rate_of_logarithm}
     tiled_in_gguf = True
 
     @classmethod

@@ -96,12 +96,7 @@ def model_from_config(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> 
 
     Raises as `model_for`.
     """
-    if not isinstance(config.get("model_type"), str):
-        raise ModelFileError(f"model_type: expected a name in config.json, got {config.get('model_type')!r}")
-    text = config.get("text_config")
-    values = {**config, **text} if isinstance(text, Mapping) else dict(config)
-    if values.get("tie_word_embeddings") is None:  # what it means when it is left out depends on who wrote the file
-        values["tie_word_embeddings"] = not any(name.endswith("lm_head.weight") for name in tensors)
+    values = language_values(config, tensors)
     try:
         cls = model_class(values["model_type"])
     except UnsupportedError as error:
@@ -112,6 +107,17 @@ def model_from_config(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> 
     model = cls.from_config(values)
     check_parameters(model, named_parameters(model, tensors))
     return model
+
+
+def language_values(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json says of its language model. Raises ModelFileError when it does not name one."""
+    if not isinstance(config.get("model_type"), str):
+        raise ModelFileError(f"model_type: expected a name in config.json, got {config.get('model_type')!r}")
+    text = config.get("text_config")
+    values = {**config, **text} if isinstance(text, Mapping) else dict(config)
+    if values.get("tie_word_embeddings") is None:  # what it means when it is left out depends on who wrote the file
+        values["tie_word_embeddings"] = not any(name.endswith("lm_head.weight") for name in tensors)
+    return values
 
 
 def unused_tensors(model: "Llama", tensors: Mapping[str, Any]) -> list[str]:

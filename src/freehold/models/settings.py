@@ -11,6 +11,8 @@ ALIASES = {
     "num_experts": ("n_routed_experts", "num_local_experts", "moe_num_experts"),
     "num_experts_per_tok": ("moe_k", "moe_topk", "num_experts_per_token"),
     "norm_topk_prob": ("moe_renormalize",),
+    "first_k_dense_replace": ("moe_layer_start_index",),
+    "interleave_moe_layer_step": ("moe_layer_interval",),
     "n_group": ("num_expert_group",),
     "max_position_embeddings": ("model_max_length",),
     "num_shared_experts": ("n_shared_experts", "moe_num_shared_experts"),
@@ -54,6 +56,7 @@ GGUF_KEYS = {
     "ssm.time_step_rank": "linear_num_value_heads",
     "ssm.inner_size": "linear_value_size",
     "full_attention_interval": "full_attention_interval",
+    "residual_scale": "residual_scale",
     "kda.head_dim": "linear_head_dim",
 }
 
@@ -67,6 +70,10 @@ class Settings:
     def __init__(self, values: Mapping[str, Any], spelled: Mapping[str, str] | None = None):
         self._values, self._spelled = values, spelled or {}
         self.is_gguf = spelled is not None
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        return self._values
 
     def _name(self, key: str) -> str:
         return self._spelled.get(key, key)

@@ -187,6 +187,7 @@ class ModelPool:
             threads=settings.threads,
             context=_context(self.refs[name], settings.context),
             kv_format=settings.kv_type,
+            quantize=settings.quantize,
             max_waiting=settings.max_waiting,
             memory_bytes=left,
         )

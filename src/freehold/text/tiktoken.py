@@ -43,7 +43,7 @@ def is_tiktoken(path: Path) -> bool:
 
 def read_tiktoken(path: Path, added: Mapping[int, tuple[str, bool]]) -> tuple[Vocabulary, SplitEncoder]:
     """`added`: id -> (text, whether it is special) of the tokens beside the ranks. Raises ModelFileError."""
-    ranks = _read_ranks(path)
+    ranks = read_ranks(path)
     family = TIKTOKEN_FILES.get(path.name, "chatglm-bpe")
     special = _special_tokens(family, len(ranks), added)
     tokens = sorted(ranks, key=lambda text: ranks[text])
@@ -73,7 +73,7 @@ def _special_tokens(family: str, first: int, added: Mapping[int, tuple[str, bool
     return special
 
 
-def _read_ranks(path: Path) -> dict[str, int]:
+def read_ranks(path: Path) -> dict[str, int]:
     """Tokens, in the printable characters of byte-level BPE, with their ranks 0, 1, 2…"""
     ranks: dict[str, int] = {}
     for number, line in enumerate(read_bytes(path, MAX_BYTES).splitlines(), 1):

@@ -106,7 +106,7 @@ class SplitEncoder:
     """
 
     def __init__(self, vocabulary: Vocabulary, model: Any, *, normalizes: bool = False):
-        self._vocabulary, self._model, self._normalizes = vocabulary, model, normalizes
+        self._vocabulary, self.model, self._normalizes = vocabulary, model, normalizes
         user_defined = vocabulary.ids_of_types(USER_DEFINED)
         self._unprefixed = set(user_defined.values()) if normalizes else set[int]()
         self._split_all = splitter(vocabulary.special)
@@ -125,7 +125,7 @@ class SplitEncoder:
         if self._vocabulary.kind == "spm":
             text = text if self._normalizes else text.replace(" ", "▁")
             text = "▁" + text if prefixed and self._vocabulary.space_prefix else text
-        return self._model.encode(text, add_special_tokens=False).ids
+        return self.model.encode(text, add_special_tokens=False).ids
 
 
 def splitter(tokens: Mapping[str, int]) -> Any:

@@ -32,7 +32,7 @@ def activation_bytes(calls: Iterable[Call], dtype: str | None, max_rows: int) ->
 
 def _activation_bytes(call: Call, dtype: str | None, max_rows: int) -> int:
     gate, up, down = call.options["matrices"]
-    plain = [dtype == "float32" or m.tensor.format in ("F32", "F16", "BF16") for m in (gate, up, down)]
+    plain = [dtype == "float32" or m.tensor.format.startswith(("F", "BF")) for m in (gate, up, down)]
     inputs, inner = gate.shape[2], down.shape[2]
     return _native.experts_memory_bytes(
         max_rows, call.options["router"].top_k, inputs, inner, plain[0] or plain[1], plain[2]
