@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from freehold.engine.speculation import PromptLookup
+from freehold.engine.speculation import Speculation
 from freehold.errors import FreeholdError, RequestError
 
 MAX_LOGPROBS = 20
@@ -166,7 +166,8 @@ class Request:
         self.prompt_hashes: list[bytes] = []  # of the full blocks of its known tokens, when last admitted
         self.num_computed = 0  # leading tokens whose keys and values are cached
         self.drafts: list[int] = []  # tokens of the step at hand that may follow the known ones
-        self.lookup: PromptLookup | None = None
+        self.foreseen: list[int] = []  # what the model's layer for speculation guesses behind the known tokens
+        self.speculation: Speculation | None = None
         self.num_cached = 0  # of these, found in the prefix cache when first admitted
         self.finished = False
         self.abandoned = False  # its sink has failed

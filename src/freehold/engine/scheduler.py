@@ -13,7 +13,7 @@ from collections.abc import Callable
 from freehold.engine.executor import Batch
 from freehold.engine.kv_cache import BlockPool
 from freehold.engine.request import Request
-from freehold.engine.speculation import PromptLookup
+from freehold.engine.speculation import Speculation
 
 Work = list[tuple[Request, int]]  # requests of a step, with their number of rows
 
@@ -141,9 +141,9 @@ class Scheduler:
         """Give a request that has the step to itself tokens that may follow, as far as there is room for them."""
         if request.constraint:
             return
-        request.lookup = request.lookup or PromptLookup()
+        request.speculation = request.speculation or Speculation()
         most = min(self.max_rows, self.max_logit_rows, request.max_length - len(request.tokens)) - 1
-        drafts = request.lookup.propose(request.tokens, most)
+        drafts = request.speculation.propose(request.tokens, request.foreseen, most)
         last, size = request.num_computed + len(drafts), self.pool.block_size
         while last // size >= len(request.blocks) and self.pool.num_available:
             request.blocks.append(self.pool.allocate())

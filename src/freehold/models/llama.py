@@ -44,6 +44,7 @@ class Llama:
     gguf_values: Mapping[str, Any] = {}
     interleaved_rope = False  # as published
     dense = "mlp"  # what the feed-forward is called
+    predicts_further = False  # checkpoints may have a layer for multi-token prediction (see `models.mtp`)
     permuted_in_gguf = True  # llama.cpp's converter permutes the rows of q and k so that rope's pairs lie side by side
 
     def __init__(self, config: DecoderConfig):
