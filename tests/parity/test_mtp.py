@@ -21,8 +21,10 @@ from freehold.executors.native import NativeExecutor  # noqa: E402
 from freehold.executors.torch import TorchExecutor  # noqa: E402
 from freehold.models.mtp import next_token_layer  # noqa: E402
 from freehold.models.registry import model_for, unused_tensors  # noqa: E402
+from freehold.weights.gguf import open_gguf  # noqa: E402
 from freehold.weights.open import open_checkpoint  # noqa: E402
-from parity.reference import random_ids  # noqa: E402
+from parity.reference import Pair, random_ids  # noqa: E402
+from parity.test_checkpoints import write_gguf  # noqa: E402
 from parity.test_folders import publish  # noqa: E402
 from steps import batch_of  # noqa: E402
 
@@ -101,6 +103,12 @@ def guesses(executor, ids: list[int], chunk: int) -> list[int]:
     return found
 
 
+def assert_likeliest(found: list[int], expected: np.ndarray) -> None:
+    assert len(set(found)) > 10
+    short = expected.max(-1) - expected[range(len(found)), found]
+    assert (short <= 1e-4 * abs(expected).max()).all()
+
+
 @pytest.mark.parametrize("chunk", [64, 7, 1])
 @pytest.mark.parametrize("kind", ["torch", "native"])
 def test_guesses_are_the_references(published, kind, chunk):
@@ -112,10 +120,26 @@ def test_guesses_are_the_references(published, kind, chunk):
         executor = TorchExecutor(model, checkpoint, **options)
     else:
         executor = NativeExecutor(model, checkpoint, dtype="float32", threads=2, **options)
-    found = guesses(executor, IDS, chunk)
-    assert len(set(found)) > 10
-    short = expected.max(-1) - expected[range(len(found)), found]
-    assert (short <= 1e-4 * abs(expected).max()).all()
+    assert_likeliest(guesses(executor, IDS, chunk), expected)
+
+
+def test_a_gguf_file_holds_the_same_layer(published, tmp_path):
+    folder, expected = published
+    checkpoint = open_checkpoint(folder)
+    layer = next_token_layer(model_for(checkpoint), checkpoint.tensors)
+    # The writer asks for the names of all layers, which the model itself knows but for the last.
+    layer.permuted_in_gguf = layer.decoder.permuted_in_gguf
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 4}
+    keys = {"rope.dimension_count": 16, "nextn_predict_layers": 1}
+    if layer.config.architecture == "deepseek_v3":
+        keys |= {"attention.key_length_mla": 40, "expert_gating_func": 2}
+    write_gguf(Pair("", None, layer, checkpoint), config, tmp_path / "m.gguf", **keys)
+    written = open_gguf(tmp_path / "m.gguf")
+    model = model_for(written)
+    layer = next_token_layer(model, written.tensors)
+    assert model.config.num_layers == 3 and unused_tensors(model, written.tensors, layer) == []
+    executor = NativeExecutor(model, written, num_blocks=5, dtype="float32", threads=2, next_token=layer)
+    assert_likeliest(guesses(executor, IDS, 7), expected)
 
 
 def replies(folder: Path, speculate: bool, **options):

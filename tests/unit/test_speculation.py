@@ -2,10 +2,12 @@
 
 import numpy
 import pytest
-from fake_executor import FakeExecutor, reference_logits
+from fake_executor import VOCABULARY, FakeExecutor, reference_logits
 from test_engine import Job, engine_of, prompt_of
 
-from freehold.engine.speculation import MAX_DRAFTS, NGRAM, PromptLookup
+from freehold.engine.executor import Batch
+from freehold.engine.request import FinishEvent
+from freehold.engine.speculation import MAX_DRAFTS, NGRAM, PromptLookup, Speculation
 
 
 class RepeatingExecutor(FakeExecutor):
@@ -18,8 +20,46 @@ class RepeatingExecutor(FakeExecutor):
         return reference_logits([slot[0] for slot in slots])
 
 
-def replies(speculates, jobs, **sizes):
-    executor = RepeatingExecutor(**sizes)
+class ForeseeingExecutor(FakeExecutor):
+    """Foresees what is likeliest, from a past of its own that it keeps in the same blocks; or the token after that."""
+
+    foresees = True
+
+    def __init__(self, *, wrong_by: int = 0, **sizes):
+        super().__init__(**sizes)
+        self.wrong_by = wrong_by
+        self._past: list[tuple[int, int] | None] = list(self._slots)  # (token that followed, position)
+        self._last: Batch = Batch()
+
+    def run(self, batch):
+        super().run(batch)
+        self._last = batch
+
+    def foresee(self, batch, rows):
+        assert len(rows) == len(batch.tokens) == batch.row_starts[-1] and len(set(rows)) == len(rows)
+        assert [self._last.positions[row] for row in rows] == batch.positions
+        guesses = {}
+        for request, table in enumerate(batch.block_tables):
+            for row in self._rows(batch, request):
+                token, position = batch.tokens[row], batch.positions[row]
+                slot = self._slot(table, position)
+                assert self._slots[slot] == (self._last.tokens[rows[row]], position), "a row that does not hold"
+                self._past[slot] = (token, position)
+                sequence = [self._slots[self._slot(table, p)][0] for p in range(position + 1)] + [token]
+                for p in range(position + 1):
+                    past = self._past[self._slot(table, p)]
+                    assert past is not None and past[1] == p, f"position {p} has no past"
+                guesses[row] = (int(reference_logits(sequence).argmax()) + self.wrong_by) % VOCABULARY
+        return [guesses[row] for row in batch.logit_rows]
+
+    def copy_block(self, source, target):
+        super().copy_block(source, target)
+        size = self.block_size
+        self._past[target * size : (target + 1) * size] = self._past[source * size : (source + 1) * size]
+
+
+def replies(speculates, jobs, make=RepeatingExecutor, **sizes):
+    executor = make(**sizes)
     with engine_of(executor, speculates=speculates) as engine:
         results = []
         for job in jobs:
@@ -76,6 +116,66 @@ def test_neighbours_end_it():
             engine.submit(job.request)
         executor.may_run.set()
         assert [job.result() for job in together] == expected
+
+
+def test_what_the_layer_foresees_takes_half_the_steps():
+    plain, _, plain_steps = replies(False, jobs(temperature=0), make=ForeseeingExecutor)
+    fast, stats, steps = replies(True, jobs(temperature=0), make=ForeseeingExecutor)
+    assert (
+        fast == plain == [(job.expected(), result[1]) for job, result in zip(jobs(temperature=0), plain, strict=True)]
+    )
+    assert stats.accepted_tokens == stats.draft_tokens > 150 and steps == plain_steps - stats.accepted_tokens
+    assert stats.decode_tokens == 4 * 79
+    drawn = replies(False, jobs(temperature=0.6, logprobs=2), make=ForeseeingExecutor)[0]
+    assert replies(True, jobs(temperature=0.6, logprobs=2), make=ForeseeingExecutor)[0] == drawn
+
+
+def test_a_layer_that_is_wrong_costs_little():
+    plain, _, plain_steps = replies(False, jobs(temperature=0), make=ForeseeingExecutor)
+    fast, stats, steps = replies(True, jobs(temperature=0), make=ForeseeingExecutor, wrong_by=1)
+    assert fast == plain and steps == plain_steps
+    assert 0 < stats.draft_tokens < 40 and stats.accepted_tokens == 0
+
+
+@pytest.mark.parametrize("sizes", [{}, {"num_blocks": 34}, {"max_rows": 3, "max_logit_rows": 2}])
+def test_the_layer_keeps_step(sizes):
+    """Shared prefixes, chunks, neighbours, preemption, ends and cancellation: its past has no gap and no wrong row."""
+    common = prompt_of(30, 9)
+    prompts = [common + prompt_of(n, n) for n in (7, 2, 1)] + [common, common[:18] + prompt_of(3, 1), prompt_of(1, 2)]
+    executor = ForeseeingExecutor(**sizes)
+    with engine_of(executor) as engine:
+        for _ in range(2):
+            together = [Job(prompt, max_tokens=24, temperature=0) for prompt in prompts]
+            read = Job(common[:20], wants_logits=True)
+            dropped = Job(prompt_of(12, 5), max_tokens=60, temperature=0)
+            for job in (*together, read, dropped):
+                engine.submit(job.request)
+            assert len(read.logits()) == 20
+            dropped.next()
+            engine.cancel(dropped.request)
+            assert [job.result()[0] for job in together] == [job.expected() for job in together]
+        last = Job(prompts[0], max_tokens=60, temperature=0, prompt_logprobs=0)
+        stopped = Job(prompts[1], max_tokens=60, temperature=0, stop_ids=[together[1].expected()[20]])
+        for job in (stopped, Job(common, max_tokens=40, temperature=0)):
+            engine.submit(job.request)
+            assert job.result()[0] == job.expected()
+        engine.submit(last.request)
+        while not isinstance(event := last.next(), FinishEvent):
+            pass
+        assert event.reason == "length"
+        assert engine.stats().accepted_tokens > 40
+
+
+def test_where_lookup_and_the_layer_differ_the_layer_is_believed():
+    text = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]
+    assert Speculation().propose(text, [4], 3) == [4, 5, 6]
+    assert Speculation().propose(text, [7], 3) == [7]
+    assert Speculation().propose([1, 2, 3], [7], 0) == []
+    speculation = Speculation()
+    assert speculation.propose(text, [7], 3) == [7]
+    speculation.learn(1, 0)
+    assert speculation.propose([*text, 4], [8], 3) == [5, 6, 7]  # the layer pauses
+    assert speculation.propose([*text, 4, 9], [8], 3) == [8]
 
 
 def test_what_is_proposed():
