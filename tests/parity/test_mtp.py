@@ -28,7 +28,20 @@ from parity.test_checkpoints import write_gguf  # noqa: E402
 from parity.test_folders import publish  # noqa: E402
 from steps import batch_of  # noqa: E402
 
-NAMES = ["deepseek_v3", "glm4_moe"]
+MIXED_LAYERS = ["linear_attention", "full_attention", "full_attention", "full_attention"]
+CHANGES = {
+    "deepseek_v3": {},
+    "glm4_moe": {},
+    "qwen3_next": {"layer_types": MIXED_LAYERS},
+    "qwen3_5": {"layer_types": MIXED_LAYERS},
+}
+OWN_NAMES = {  # of Qwen's, which give the layer a place of its own
+    "eh_proj.": "fc.",
+    "enorm.": "pre_fc_norm_embedding.",
+    "hnorm.": "pre_fc_norm_hidden.",
+    "shared_head.norm.": "norm.",
+    "": "layers.0.",
+}
 LAYER = "model.layers.3."  # behind the three of the model
 PROMPT = "Hello, world! 你好 " * 3
 IDS = random_ids(40)
@@ -36,34 +49,52 @@ IDS = random_ids(40)
 
 def publish_further(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """A model of three layers and its layer for multi-token prediction, as labs publish them; returns the tensors."""
-    reference, _ = publish(folder, name, num_hidden_layers=4)
-    width = reference.config.hidden_size
+    reference, _ = publish(folder, name, num_hidden_layers=4, **CHANGES[name])
+    width, offset = reference.config.hidden_size, 0.0 if name.startswith("qwen") else 1.0
     tensors = load_file(folder / "model.safetensors")
     for norm in ("enorm", "hnorm", "shared_head.norm"):
-        tensors[f"{LAYER}{norm}.weight"] = 1 + 0.2 * torch.randn(width)
+        tensors[f"{LAYER}{norm}.weight"] = offset + 0.2 * torch.randn(width)
     tensors[f"{LAYER}eh_proj.weight"] = 0.2 * torch.randn(width, 2 * width)
     for copy, shared in (("shared_head.head", "lm_head"), ("embed_tokens", "model.embed_tokens")):
         tensors[f"{LAYER}{copy}.weight"] = tensors[f"{shared}.weight"].clone()
     config = json.loads((folder / "config.json").read_text())
     config |= {"num_hidden_layers": 3, "num_mtp_layers": 1}
+    if name.startswith("qwen"):
+        config |= {"layer_types": MIXED_LAYERS[:3], "mtp_layer_types": MIXED_LAYERS[3:]}
     (folder / "config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save(folder, name, tensors)
     return tensors
 
 
-def make_it_right(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """What follows depends on the last token mostly, and the layer hands that on: then most guesses are right."""
-    for name, tensor in tensors.items():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            tensor *= 0.003
-    width = tensors["model.norm.weight"].shape[0]
-    tensors[f"{LAYER}eh_proj.weight"] = torch.cat([torch.eye(width), torch.zeros(width, width)], 1).contiguous()
-    tensors[f"{LAYER}enorm.weight"] = torch.ones(width)
-    tensors[f"{LAYER}shared_head.norm.weight"] = tensors["model.norm.weight"].clone()
+def save(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
+    if name.startswith("qwen"):
+        own = {tensor: tensor.removeprefix(LAYER) for tensor in tensors if tensor.startswith(LAYER)}
+        own = {
+            tensor: next(new + rest.removeprefix(old) for old, new in OWN_NAMES.items() if rest.startswith(old))
+            for tensor, rest in own.items()
+            if not rest.startswith(("shared_head.head", "embed_tokens"))
+        }
+        tensors = {
+            (f"mtp.{own[tensor]}" if tensor in own else tensor): value
+            for tensor, value in tensors.items()
+            if tensor in own or not tensor.startswith(LAYER)
+        }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.fixture(scope="module", params=NAMES)
+def make_it_right(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """What follows depends on the last token mostly, and the layer hands that on: then most guesses are right."""
+    for place, tensor in tensors.items():
+        if place.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight")):
+            tensor *= 0.003
+    width = tensors["model.norm.weight"].shape[0]
+    tensors[f"{LAYER}eh_proj.weight"] = torch.cat([torch.eye(width), torch.zeros(width, width)], 1).contiguous()
+    tensors[f"{LAYER}enorm.weight"] = torch.zeros(width) if name.startswith("qwen") else torch.ones(width)
+    tensors[f"{LAYER}shared_head.norm.weight"] = tensors["model.norm.weight"].clone()
+    save(folder, name, tensors)
+
+
+@pytest.fixture(scope="module", params=CHANGES)
 def published(request, tmp_path_factory) -> tuple[Path, np.ndarray]:
     """A folder, and the reference's logits of what follows each of IDS[1:]."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -71,17 +102,17 @@ def published(request, tmp_path_factory) -> tuple[Path, np.ndarray]:
     return folder, reference_logits(folder, IDS)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=CHANGES)
 def right(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp(f"{request.param}-right")
-    make_it_right(folder, publish_further(folder, request.param))
+    make_it_right(folder, request.param, publish_further(folder, request.param))
     return folder
 
 
 def reference_logits(folder: Path, ids: list[int]) -> np.ndarray:
     """Of the reference's layer, for what follows each of ids[1:]: float32 (len(ids) - 1, vocabulary)."""
     main = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    main._keys_to_ignore_on_load_unexpected = [r"model\.layers\.3\..*"]  # where it looks for the layer's number
+    main._keys_to_ignore_on_load_unexpected = [r"model\.layers\.3\..*|mtp\..*"]  # where it looks for the layer
     further = layers.MtpModel.from_pretrained(main).eval()
     cache, tokens = MtpCache(config=main.config.get_mtp_config()), torch.tensor([ids])
     with torch.no_grad():
@@ -109,8 +140,7 @@ def assert_likeliest(found: list[int], expected: np.ndarray) -> None:
     assert (short <= 1e-4 * abs(expected).max()).all()
 
 
-@pytest.mark.parametrize("chunk", [64, 7, 1])
-@pytest.mark.parametrize("kind", ["torch", "native"])
+@pytest.mark.parametrize(("kind", "chunk"), [("torch", 64), ("native", 64), ("native", 7), ("native", 1)])
 def test_guesses_are_the_references(published, kind, chunk):
     folder, expected = published
     checkpoint = open_checkpoint(folder)
@@ -123,6 +153,7 @@ def test_guesses_are_the_references(published, kind, chunk):
     assert_likeliest(guesses(executor, IDS, chunk), expected)
 
 
+@pytest.mark.parametrize("published", ["deepseek_v3", "glm4_moe"], indirect=True)
 def test_a_gguf_file_holds_the_same_layer(published, tmp_path):
     folder, expected = published
     checkpoint = open_checkpoint(folder)
@@ -154,8 +185,9 @@ def replies(folder: Path, speculate: bool, **options):
             {"temperature": 0.5, "seed": 5, "logprobs": 3},
             {"temperature": 0.3, "seed": 6, "repetition_penalty": 1.2},
             {"temperature": 0.0, "prompt_logprobs": 1},
+            {"temperature": 0.0, "max_tokens": 260},  # past the end of a block, however long
         ):
-            reply = model.generate(prompt, max_tokens=50, ignore_eos=True, **sampling)
+            reply = model.generate(prompt, **({"max_tokens": 50, "ignore_eos": True} | sampling))
             results.append((reply.tokens, reply.logprobs, reply.top_logprobs, reply.finish_reason))
         tokens = results[0][0]
         stop = next(token for token in tokens[10:] if token not in tokens[:10])
@@ -171,7 +203,9 @@ def replies(folder: Path, speculate: bool, **options):
         return results, model.engine.stats()
 
 
-@pytest.mark.parametrize("executor", ["native", "torch"])
+@pytest.mark.parametrize(
+    ("right", "executor"), [*((name, "native") for name in CHANGES), ("qwen3_next", "torch")], indirect=["right"]
+)
 def test_no_guess_changes_a_bit(right, executor):
     plain, without = replies(right, False, executor=executor)
     fast, stats = replies(right, True, executor=executor)
@@ -195,12 +229,13 @@ def test_the_layer_is_budgeted_and_only_loaded_where_it_is_wanted_and_fits(right
     with_layer = freehold.describe(right, context=400)
     with freehold.load(right, context=400, threads=1) as model:
         assert model.info["memory"] == with_layer["memory"]
-        assert model.info["unused"] == {"model.layers": 2}  # the copies of embedding and output matrix
+        copies = {} if "mtp.norm.weight" in open_checkpoint(right).tensors else {"model.layers": 2}
+        assert model.info["unused"] == copies  # of embedding and output matrix
     with freehold.load(right, context=400, threads=1, speculate=False) as model:
         plain, unused = model.info["memory"], model.info["unused"]
-        assert not model.info["next_token_layer"] and unused["model.layers"] > 10
-    layers = with_layer["memory"]["kv_bytes_per_token"] / plain["kv_bytes_per_token"]
-    assert layers == 4 / 3
+        assert not model.info["next_token_layer"] and sum(unused.values()) > 10
+    more = with_layer["memory"]["kv_bytes_per_token"] - plain["kv_bytes_per_token"]
+    assert more == plain["kv_bytes_per_token"] / 3 or (copies == {} and more == 2 * 2 * 64)
     assert with_layer["memory"]["weights_bytes"] > plain["weights_bytes"]
     with freehold.load(right, context=400, threads=1, memory_bytes=with_layer["memory"]["total_bytes"] - 1) as model:
         assert not model.info["next_token_layer"] and model.info["memory"] == plain
@@ -217,7 +252,7 @@ def test_checkpoints_without_the_layer_are_as_they_were(tmp_path):
 def test_a_damaged_layer_is_refused(tmp_path):
     tensors = publish_further(tmp_path, "deepseek_v3")
     del tensors[f"{LAYER}hnorm.weight"]
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save(tmp_path, "deepseek_v3", tensors)
     with pytest.raises(ModelFileError, match=r"model\.layers\.3\.hnorm\.weight: missing from the file's tensors"):
         freehold.load(tmp_path, threads=1)
     with freehold.load(tmp_path, threads=1, speculate=False) as model:

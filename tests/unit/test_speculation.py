@@ -58,6 +58,38 @@ class ForeseeingExecutor(FakeExecutor):
         self._past[target * size : (target + 1) * size] = self._past[source * size : (source + 1) * size]
 
 
+class StateExecutor(FakeExecutor):
+    """Its rows are computed from a state alone, which a block keeps as it is after its last row.
+
+    Logits depend on the last token, in one of two ways by turns: replies go in circles that end all of a sudden.
+    """
+
+    keeps_states = True
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self._states: list[list[int]] = [[] for _ in range(self.num_blocks)]
+
+    def run(self, batch):
+        for request, table in enumerate(batch.block_tables):
+            first = batch.positions[batch.row_starts[request]]
+            state = self._states[table[(first - 1) // self.block_size]] if first else []
+            assert len(state) == first, "the state is not that of the row before"
+            for row in self._rows(batch, request):
+                state = [*state, batch.tokens[row]]
+                self._states[table[batch.positions[row] // self.block_size]] = state
+        super().run(batch)
+
+    def _row(self, table, last):
+        state = self._states[table[last // self.block_size]][: last + 1]  # later rows of the step have been added to it
+        numpy.testing.assert_array_equal(reference_logits(state), super()._row(table, last))
+        return reference_logits([state[-1], VOCABULARY + last // 16 % 2])
+
+    def copy_block(self, source, target):
+        super().copy_block(source, target)
+        self._states[target] = self._states[source]
+
+
 def replies(speculates, jobs, make=RepeatingExecutor, **sizes):
     executor = make(**sizes)
     with engine_of(executor, speculates=speculates) as engine:
@@ -128,6 +160,33 @@ def test_what_the_layer_foresees_takes_half_the_steps():
     assert stats.decode_tokens == 4 * 79
     drawn = replies(False, jobs(temperature=0.6, logprobs=2), make=ForeseeingExecutor)[0]
     assert replies(True, jobs(temperature=0.6, logprobs=2), make=ForeseeingExecutor)[0] == drawn
+
+
+@pytest.mark.parametrize("block_size", [4, 16])
+@pytest.mark.parametrize("params", [{"temperature": 0}, {"temperature": 0.3, "logprobs": 2}])
+def test_a_state_goes_back_to_before_a_wrong_guess(params, block_size):
+    sizes = {"block_size": block_size, "num_blocks": 256 // block_size}
+    plain, before, plain_steps = replies(False, jobs(**params), make=StateExecutor, **sizes)
+    fast, stats, steps = replies(True, jobs(**params), make=StateExecutor, **sizes)
+    assert fast == plain and stats.decode_tokens == before.decode_tokens == 4 * 79
+    assert stats.draft_tokens > stats.accepted_tokens > 0
+    if not params["temperature"]:
+        assert steps == plain_steps - stats.accepted_tokens
+    assert stats.kv_blocks_used == 0
+    tight = {"block_size": block_size, "num_blocks": 96 // block_size}  # with no room for a copy at the end
+    assert replies(True, jobs(**params), make=StateExecutor, **tight)[0] == plain
+
+
+def test_states_and_neighbours():
+    expected = [replies(False, [job], make=StateExecutor)[0][0] for job in jobs(temperature=0)]
+    executor = StateExecutor(num_blocks=40)
+    executor.may_run.clear()
+    with engine_of(executor) as engine:
+        together = jobs(temperature=0)
+        for job in together:
+            engine.submit(job.request)
+        executor.may_run.set()
+        assert [job.result() for job in together] == expected
 
 
 def test_a_layer_that_is_wrong_costs_little():

@@ -81,10 +81,11 @@ class Engine:
             max_rows=executor.max_rows,
             max_logit_rows=executor.max_logit_rows,
             max_requests=max_requests,
-            copy_block=None if executor.keeps_states else executor.copy_block,
-            speculates=speculates and not executor.keeps_states,  # a state cannot go back to before a wrong guess
+            copy_block=executor.copy_block,
+            keeps_states=executor.keeps_states,
+            speculates=speculates,
         )
-        self._foresees = executor.foresees and self._scheduler.speculates
+        self._foresees = executor.foresees and speculates
         self._changed = threading.Condition()
         self._submitted: deque[Request] = deque()
         self._cancelled: deque[Request] = deque()
@@ -269,18 +270,22 @@ class Engine:
 
     def _accept_all(self, request: Request, samples: list[Any]) -> None:
         """The draw from the last known token's row, and those from the rows of drafts that were drawn before."""
-        drafts, request.drafts = request.drafts, []
+        drafts, request.drafts, goes_back = request.drafts, [], False
         if drafts and request.speculation:
             request.speculation.learn(len(drafts), len(samples) - 1)
+            goes_back = self._scheduler.settle(request, len(samples) - 1 == len(drafts))
             self._counts.draft_tokens += len(drafts)
             self._counts.accepted_tokens += len(samples) - 1
         self._accept(request, samples[0])
         for sample in samples[1:]:
             if request.finished:
                 break
-            self._scheduler.computed(request, 1)
+            if not goes_back:
+                self._scheduler.computed(request, 1)
             self._counts.decode_tokens += 1
             self._accept(request, sample)
+        if goes_back and not request.finished:
+            self._counts.decode_tokens -= len(samples)  # counted when they are computed again
 
     def _foresee(self, batch: Batch, work: Work) -> None:
         """Run the model's layer for speculation on the step's rows that hold, each with the token that came after it.
@@ -293,7 +298,7 @@ class Engine:
             request.foreseen = []
             start = batch.row_starts[index]
             first, end = batch.positions[start], request.num_computed
-            if first >= end:  # it has ended, and its blocks are others'
+            if first >= end:  # it has ended, and its blocks are others'; or its rows are computed again
                 continue
             rows += range(start, start + end - first)
             following.tokens += request.tokens[first + 1 : end + 1]

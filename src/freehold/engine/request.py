@@ -162,6 +162,7 @@ class Request:
         self.max_length = 0  # tokens, prompt included; set by the engine
         # What the scheduler keeps.
         self.blocks: list[int] = []
+        self.spare: list[int] = []  # a block with its state as it was before the drafts of the step at hand
         self.hashes: list[bytes] = []  # of the full blocks that are computed
         self.prompt_hashes: list[bytes] = []  # of the full blocks of its known tokens, when last admitted
         self.num_computed = 0  # leading tokens whose keys and values are cached

@@ -40,6 +40,8 @@ class Llama:
     splits: Mapping[str, Any] = {}
     # Other names under which a parameter is published: name in a layer -> the usual one.
     aliases: Mapping[str, str] = {}
+    # Prefixes under which parameters are published: prefix -> the usual one.
+    prefixes: Mapping[str, str] = {}
     # Values that llama.cpp's converter changes: name in a layer -> what makes the published value of the file's.
     gguf_values: Mapping[str, Any] = {}
     interleaved_rope = False  # as published

@@ -1,10 +1,10 @@
 """Multi-token prediction: the layer behind a model's last that foresees the token after the next.
 
 Papers: Gloeckle et al. 2024, DeepSeek-AI 2024 (DeepSeek-V3, 2.2). Checkpoints: DeepSeek-V3 to V3.1 and R1, GLM-4.5 to
-4.7 and 4.7-Flash, which number it as one layer more. It reads a token's hidden state after the final norm and the
-token that was drawn of it; what it gives is a guess, which speculation verifies, so that no reply depends on it. Of
-several such layers the first is run.
-Reference: transformers `modeling_layers.py` (MtpLayer), vLLM `model_executor/models/deepseek_mtp.py`.
+4.7 and 4.7-Flash, which number it as one layer more; Qwen3-Next and Qwen3.5, which call it `mtp`. It reads a token's
+hidden state after the final norm and the token that was drawn of it; what it gives is a guess, which speculation
+verifies, so that no reply depends on it. Of several such layers the first is run.
+Reference: transformers `modeling_layers.py` (MtpLayer), vLLM `deepseek_mtp.py` and `qwen3_next_mtp.py`.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from freehold import ops
+from freehold.models.experts import ExpertsConfig
 from freehold.models.llama import Llama
 from freehold.models.parameters import check_parameters, named_parameters
 
@@ -23,6 +24,14 @@ NEXT_GGUF_NAMES = {
         "hnorm": "hnorm",
         "shared_head_norm": "shared_head.norm",
     }.items()
+}
+# Prefixes in files that give the layer a place of its own -> prefix in the layer.
+OWN_PREFIXES = {
+    "mtp.fc.": "eh_proj.",
+    "mtp.pre_fc_norm_embedding.": "enorm.",
+    "mtp.pre_fc_norm_hidden.": "hnorm.",
+    "mtp.norm.": "shared_head.norm.",
+    "mtp.layers.0.": "",
 }
 
 
@@ -43,12 +52,15 @@ class NextToken:
 
     def __init__(self, model: Llama):
         self.index = model.config.num_layers
-        sparse_layers = model.config.sparse_layers | {self.index}
-        self.config = dataclasses.replace(model.config, num_layers=self.index + 1, sparse_layers=sparse_layers)
+        sparse: Any = {}
+        if isinstance(model.config, ExpertsConfig):
+            sparse["sparse_layers"] = model.config.sparse_layers | {self.index}
+        self.config = dataclasses.replace(model.config, num_layers=self.index + 1, **sparse)
         self.decoder = type(model)(self.config)
         self.prefix = f"model.layers.{self.index}."
         self.gguf_names = self.decoder.gguf_names | NEXT_GGUF_NAMES
         self.splits = {**self.decoder.splits, "eh_proj.weight": Columns(("e_proj.weight", "h_proj.weight"))}
+        self.prefixes = {name: f"{self.prefix}{ours}" for name, ours in OWN_PREFIXES.items()}
         self.aliases, self.gguf_values = self.decoder.aliases, self.decoder.gguf_values
         self.head = "model.embed_tokens.weight" if self.config.tied_embeddings else "lm_head.weight"
 

@@ -91,6 +91,7 @@ class GatedDelta(Qwen3):
     gguf_names = Qwen3.gguf_names | DELTA_GGUF_NAMES
     gguf_values: Mapping[str, Any] = {"linear_attn.A_log": logarithm_of_rate}
     tiled_in_gguf = True
+    predicts_further = True
 
     @classmethod
     def delta_values(cls, settings: Settings, interleaved_rope: bool) -> dict[str, Any]:

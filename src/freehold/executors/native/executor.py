@@ -71,7 +71,7 @@ class NativeExecutor:
         self.foresees = next_token is not None
         if self.foresees:
             calls, logits, self._given = trace_next_token(next_token, checkpoint)
-            cache = Cache(next_token, dtype=dtype, kv_format=kv_format)
+            cache = Cache(next_token, dtype=dtype, kv_format=kv_format, num_pages=cache.num_pages)
             self._next = Forward(
                 self.pool, calls, cache, output=logits, given=self._given, packed=self._main.weights, **sizes
             )

@@ -47,16 +47,16 @@ class Cache:
 
     `layers`: a layer with attention -> its number among these; `rows`: (layer, name) -> index of the rows kept of each
     token; `states`: (layer, name) -> offset in a block's states, in floats. `formats`: name -> format of its elements,
-    which for rows is f16 where keys and values are int8.
+    which for rows is f16 where keys and values are int8. `num_pages` of a block, where another cache goes by the same.
     """
 
-    def __init__(self, model: Any, *, dtype: str | None, kv_format: str):
+    def __init__(self, model: Any, *, dtype: str | None, kv_format: str, num_pages: int | None = None):
         config, specs = model.config, model.caches()
         attending = [i for i, spec in enumerate(specs) if "keys" in spec.tokens]
         self.layers = {layer: number for number, layer in enumerate(attending)}
         self.keeps_states = any(spec.states for spec in specs)
         # A state is as large as many tokens' keys and values: blocks that keep one are longer.
-        num_pages = STATE_BLOCK_PAGES if self.keeps_states else 1
+        self.num_pages = num_pages = num_pages or (STATE_BLOCK_PAGES if self.keeps_states else 1)
         heads, head_dim = (config.num_kv_heads, config.head_dim) if attending else (1, 1)
         form = _kv_format(dtype, kv_format)
         self.layout = _native.CacheLayout(form, len(attending), heads, head_dim, num_pages)
@@ -99,7 +99,8 @@ def memory_plan(
         next_calls, logits, given = trace_next_token(next_token, checkpoint)
         weights |= {parameter.name: packed_bytes(parameter, dtype) for parameter in matrices(next_calls)}
         activations += _activation_bytes(next_calls, (logits,), dtype, max_rows) + 4 * given.width * max_rows
-        block_bytes += Cache(next_token, dtype=dtype, kv_format=kv_format).layout.block_bytes
+        num_pages = cache.num_pages
+        block_bytes += Cache(next_token, dtype=dtype, kv_format=kv_format, num_pages=num_pages).layout.block_bytes
     experts = pageable_bytes(calls, dtype)
     return MemoryPlan(sum(weights.values()), activations, block_bytes, cache.block_size, cache.formats, experts)
 
