@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="torch is needed for the reference")
 transformers = pytest.importorskip("transformers", reason="transformers is the reference")
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers.cache_utils import MtpCache  # noqa: E402
 
 import freehold  # noqa: E402
+from freehold.cli import cli  # noqa: E402
 from freehold.errors import ModelFileError  # noqa: E402
 from freehold.executors.native import NativeExecutor  # noqa: E402
 from freehold.executors.torch import TorchExecutor  # noqa: E402
@@ -199,6 +201,10 @@ def replies(folder: Path, speculate: bool, **options):
         with model.stream(prompt, max_tokens=300, temperature=0.0) as stream:
             next(iter(stream))
         results.append(model.generate(prompt + tokens[:30], max_tokens=20, temperature=0.0, ignore_eos=True).tokens)
+        for _ in range(2):  # the second finds whole blocks of it
+            reply = model.generate((prompt * 9)[:300], max_tokens=30, temperature=0.0, ignore_eos=True)
+            results.append((reply.tokens, reply.logprobs))
+        assert model.engine.stats().prefix_hit_tokens >= 256
         results.append(model.logits(prompt).tobytes())
         return results, model.engine.stats()
 
@@ -227,6 +233,8 @@ def test_wrong_guesses_change_no_bit(published):
 
 def test_the_layer_is_budgeted_and_only_loaded_where_it_is_wanted_and_fits(right):
     with_layer = freehold.describe(right, context=400)
+    shown = CliRunner().invoke(cli, ["show", str(right)]).output
+    assert "3, 64 wide, and one that foresees the token after the next" in " ".join(shown.split())
     with freehold.load(right, context=400, threads=1) as model:
         assert model.info["memory"] == with_layer["memory"]
         copies = {} if "mtp.norm.weight" in open_checkpoint(right).tensors else {"model.layers": 2}
