@@ -271,7 +271,7 @@ class Engine:
     def _accept_all(self, request: Request, samples: list[Any]) -> None:
         """The draw from the last known token's row, and those from the rows of drafts that were drawn before."""
         drafts, request.drafts, goes_back = request.drafts, [], False
-        if drafts and request.speculation:
+        if drafts:
             request.speculation.learn(len(drafts), len(samples) - 1)
             goes_back = self._scheduler.settle(request, len(samples) - 1 == len(drafts))
             self._counts.draft_tokens += len(drafts)
@@ -305,7 +305,7 @@ class Engine:
             following.positions += range(first, end)
             following.block_tables.append(request.blocks)
             following.row_starts.append(len(following.tokens))
-            if alone and request.num_remaining == 1:
+            if alone and request.num_remaining == 1 and request.speculation.asks_layer():
                 following.logit_rows.append(len(rows) - 1)
         if rows:
             guesses = self.executor.foresee(following, rows)

@@ -168,7 +168,7 @@ class Request:
         self.num_computed = 0  # leading tokens whose keys and values are cached
         self.drafts: list[int] = []  # tokens of the step at hand that may follow the known ones
         self.foreseen: list[int] = []  # what the model's layer for speculation guesses behind the known tokens
-        self.speculation: Speculation | None = None
+        self.speculation = Speculation()
         self.num_cached = 0  # of these, found in the prefix cache when first admitted
         self.finished = False
         self.abandoned = False  # its sink has failed

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from freehold.engine.executor import Batch
 from freehold.engine.kv_cache import BlockPool
 from freehold.engine.request import Request
-from freehold.engine.speculation import Speculation
 
 Work = list[tuple[Request, int]]  # requests of a step, with their number of rows
 
@@ -143,7 +142,6 @@ class Scheduler:
         """Give a request that has the step to itself tokens that may follow, as far as there is room for them."""
         if request.constraint:
             return
-        request.speculation = request.speculation or Speculation()
         most = min(self.max_rows, self.max_logit_rows, request.max_length - len(request.tokens)) - 1
         drafts = request.speculation.propose(request.tokens, request.foreseen, most)
         last, size = request.num_computed + len(drafts), self.pool.block_size

@@ -72,6 +72,10 @@ class Speculation:
         self._lookup, self._pause = PromptLookup(), Pause()
         self._asked: PromptLookup | Pause = self._lookup
 
+    def asks_layer(self) -> bool:
+        """Whether the model's layer is to make a guess behind the token that was drawn last."""
+        return not self._pause.goes_on()
+
     def propose(self, tokens: Sequence[int], foreseen: Sequence[int], most: int) -> list[int]:
         """Up to `most` tokens that may follow.
 
@@ -79,7 +83,7 @@ class Speculation:
         of the text, not its last tokens alone.
         """
         drafts, self._asked = self._lookup.propose(tokens, most), self._lookup
-        if foreseen and drafts[:1] != foreseen[:1] and not self._pause.goes_on():
+        if foreseen and drafts[:1] != foreseen[:1]:
             drafts, self._asked = list(foreseen[:most]), self._pause
         return drafts
 
