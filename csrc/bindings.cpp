@@ -130,6 +130,19 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> logits_array(const Program& program) 
     return nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, {rows, width}, owner);
 }
 
+// Takes rows of another program's buffer as those of one of its own, which no operation writes.
+void take_rows(Program& program, int buffer, Program& source, int from, const std::vector<int>& rows) {
+    const auto& own = *program.context().buffers.at(size_t(buffer));
+    const auto& other = *source.context().buffers.at(size_t(from));
+    const int step_rows = source.context().rows_of(other);
+    if (own.width != other.width || int(rows.size()) > program.context().limits.max_rows)
+        throw std::invalid_argument("take_rows: shape");
+    for (size_t i = 0; i < rows.size(); i++) {
+        if (rows[i] < 0 || rows[i] >= step_rows) throw std::invalid_argument("take_rows: row out of range");
+        std::copy_n(other.row(rows[i]), size_t(own.width), own.row(int(i)));
+    }
+}
+
 // sampler ----------------------------------------------------------------------------------------------------------
 
 // (token, log-probability, [(token, log-probability)] of the likeliest)
@@ -472,6 +485,7 @@ void bind_executor(nb::module_& m) {
             "tokens"_a, "positions"_a, "row_starts"_a, "block_tables"_a, "logit_rows"_a)
         .def("logits", &logits_array)
         .def("sample", &sample_rows, "samplers"_a, "drafts"_a)
+        .def("take_rows", &take_rows, "buffer"_a, "source"_a, "from_buffer"_a, "rows"_a)
         .def("copy_block", &Program::copy_block, "source"_a, "target"_a)
         .def("set_profiling", &Program::set_profiling, "on"_a)
         .def("profile", [](const Program& p) {

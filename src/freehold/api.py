@@ -16,6 +16,7 @@ from freehold.engine.request import Event, FinishEvent, LogitsEvent, Request, Sa
 from freehold.errors import EngineError, MemoryBudgetError, RequestError, TemplateError
 from freehold.executors.choice import choose
 from freehold.executors.native import memory_plan, native_sampler
+from freehold.models.mtp import next_token_layer
 from freehold.models.parameters import named_parameters
 from freehold.models.registry import model_for, unused_tensors
 from freehold.store.references import StoredModel, resolve
@@ -323,9 +324,10 @@ def load(
     `dtype="float32"` evaluates the weights and the KV cache in float32. `executor="torch"` runs the model on
     tensors, on `device` "cpu" (in float32) or "cuda" (in bfloat16, or as `dtype` says). `context` defaults to what the
     model was trained for. `quantize` ("q8_0", "q4_k_m"…): unquantized weights are quantized while they load.
-    `speculate`: a single reply is computed several tokens at a time where text repeats itself; which tokens come does
-    not depend on it. More than `max_waiting` requests that wait are refused (QueueFullError). Memory, at most
-    `memory_bytes` of what there is, is budgeted before any is taken (MemoryBudgetError with both figures).
+    `speculate`: a single reply is computed several tokens at a time where text repeats itself or the checkpoint has a
+    layer that foresees the next token, which is loaded where it fits; which tokens come does not depend on it. More
+    than `max_waiting` requests that wait are refused (QueueFullError). Memory, at most `memory_bytes` of what there is,
+    is budgeted before any is taken (MemoryBudgetError with both figures).
     """
     stored = resolve(ref, progress=progress)
     checkpoint = open_checkpoint(stored.path)
@@ -335,31 +337,47 @@ def load(
     config = model.config
     context = _check_context(context, config.context_length)
     choice = choose(executor, device=device, dtype=dtype, threads=threads, kv_format=kv_format)
-    plan = choice.plan(model, checkpoint)
     measure = choice.available_bytes or available_memory
-    num_blocks, experts_bytes = _budget(plan, context, measure(), memory_bytes)
+    next_token = next_token_layer(model, checkpoint.tensors) if speculate else None
+    plan, next_token = _plan(
+        lambda layer: choice.plan(model, checkpoint, layer), next_token, context, _at_most(measure(), memory_bytes)
+    )
+    num_blocks, experts_bytes = _budget(plan, context, _at_most(measure(), memory_bytes))
     # Made ready while the weights are repacked.
     text = _Background(lambda: read_text(checkpoint.metadata, checkpoint.folder))
     if experts_bytes is not None:  # experts take all that is left, so that what the text takes must be known first
         text.result()
-        num_blocks, experts_bytes = _budget(plan, context, measure(), memory_bytes)
-    runner = choice.make(model, checkpoint, num_blocks, experts_bytes)
+        num_blocks, experts_bytes = _budget(plan, context, _at_most(measure(), memory_bytes))
+    runner = choice.make(model, checkpoint, next_token, num_blocks, experts_bytes)
     tokenizer, template = text.result()
     if tokenizer.vocab_size > config.vocabulary_size:
         tokens, rows = tokenizer.vocab_size, config.vocabulary_size
         raise RequestError(f"{stored.path}: {tokens} tokens in the vocabulary, {rows} rows in the embedding")
     engine = Engine(runner, native_sampler, context=context, max_waiting=max_waiting, speculates=speculate)
-    info = _info(stored, checkpoint, model, context, plan, experts_bytes)
+    info = _info(stored, checkpoint, model, next_token, context, plan, experts_bytes)
     info |= {"executor": executor, **runner.info, "kv_tokens": num_blocks * plan.block_size}
     return Model(tokenizer, template, runner, engine, info)
 
 
-def _budget(plan: Any, context: int, available: int, memory_bytes: int | None) -> tuple[int, int | None]:
-    """(KV blocks, bytes for experts or None where all are in memory), within what is available and `memory_bytes`.
+def _at_most(available: int, memory_bytes: int | None) -> int:
+    return available if memory_bytes is None else min(available, memory_bytes)
 
-    Raises MemoryBudgetError.
+
+def _plan(plan_with: Callable[[Any], Any], next_token: Any, context: int, available: int) -> tuple[Any, Any]:
+    """What memory the model takes with its layer for speculation, and the layer; None where not all of it fits.
+
+    A guess that has experts read from the file would cost more than it saves.
     """
-    available = available if memory_bytes is None else min(available, memory_bytes)
+    if next_token is not None:
+        plan = plan_with(next_token)
+        context_bytes = -(-context // plan.block_size) * plan.block_bytes
+        if plan.weights_bytes + plan.activations_bytes + context_bytes <= available:
+            return plan, next_token
+    return plan_with(None), None
+
+
+def _budget(plan: Any, context: int, available: int) -> tuple[int, int | None]:
+    """(KV blocks, bytes for experts or None where all are in memory). Raises MemoryBudgetError."""
     fixed, experts_bytes = plan.weights_bytes + plan.activations_bytes, _experts_bytes(plan, context, available)
     if experts_bytes is not None:
         fixed += experts_bytes - plan.experts_bytes
@@ -416,13 +434,24 @@ def describe(ref: str | None = None, *, context: int | None = None, kv_format: s
     checkpoint = open_checkpoint(stored.path)
     model = model_for(checkpoint)
     context = _check_context(context, model.config.context_length)
-    plan = memory_plan(model, checkpoint, kv_format=kv_format)
-    experts_bytes = _experts_bytes(plan, context, available_memory())
-    return _info(stored, checkpoint, model, context, plan, experts_bytes)
+    plan, next_token = _plan(
+        lambda layer: memory_plan(model, checkpoint, kv_format=kv_format, next_token=layer),
+        next_token_layer(model, checkpoint.tensors),
+        context,
+        available := available_memory(),
+    )
+    experts_bytes = _experts_bytes(plan, context, available)
+    return _info(stored, checkpoint, model, next_token, context, plan, experts_bytes)
 
 
 def _info(
-    stored: StoredModel, checkpoint: Checkpoint, model: Any, context: int, plan: Any, experts_bytes: int | None
+    stored: StoredModel,
+    checkpoint: Checkpoint,
+    model: Any,
+    next_token: Any,
+    context: int,
+    plan: Any,
+    experts_bytes: int | None,
 ) -> dict[str, Any]:
     metadata, config = checkpoint.metadata, model.config
     formats: dict[str, Counter[str]] = {}
@@ -451,7 +480,8 @@ def _info(
         "pooling": pooling_of(metadata),
         "quantization": {kind: dict(counts) for kind, counts in formats.items()},
         **describe_text(metadata, checkpoint.folder),
-        "unused": _places(unused_tensors(model, checkpoint.tensors)),
+        "next_token_layer": next_token is not None,
+        "unused": _places(unused_tensors(model, checkpoint.tensors, next_token)),
         "licence": {key: metadata[key] for key in metadata if key.startswith("general.license")},
         "memory": {
             "weights_bytes": plan.weights_bytes,

@@ -15,7 +15,7 @@ VOCABULARY = 61
 
 
 class FakeExecutor:
-    keeps_states = False
+    keeps_states = foresees = False
 
     def __init__(self, *, block_size: int = 4, num_blocks: int = 64, max_rows: int = 512, max_logit_rows: int = 64):
         self.block_size, self.num_blocks = block_size, num_blocks

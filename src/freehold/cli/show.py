@@ -74,6 +74,7 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         f"{kind}: {', '.join(f'{form} x {count}' if count > 1 else form for form, count in counts.items())}"
         for kind, counts in info["quantization"].items()
     ]
+    further = ", and one that foresees the token after the next" if info["next_token_layer"] else ""
     licence = ", ".join(f"{key.removeprefix('general.')}: {value}" for key, value in info["licence"].items())
     return [
         ("name", str(info["name"])),
@@ -81,7 +82,7 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("sha256", info["sha256"] or "not computed"),
         ("architecture", info["architecture"]),
         ("parameters", f"{info['parameters'] / 1e6:,.1f} M"),
-        ("layers", f"{info['layers']}, {info['hidden_size']} wide"),
+        ("layers", f"{info['layers']}, {info['hidden_size']} wide{further}"),
         ("heads", f"{info['heads']} of {info['head_dim']}, {info['kv_heads']} for keys and values"),
         ("quantization", "\n".join(formats)),
         ("not used", ", ".join(f"{place}: {count} tensors" for place, count in info["unused"].items()) or "nothing"),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from freehold.engine.executor import Executor
+from freehold.engine.executor import Batch, Executor
 from freehold.engine.kv_cache import BlockPool
 from freehold.engine.prompt import prompt_logprobs
 from freehold.engine.request import Constraint, HiddenEvent, LogitsEvent, PromptEvent, Request, TokenEvent
@@ -81,9 +81,11 @@ class Engine:
             max_rows=executor.max_rows,
             max_logit_rows=executor.max_logit_rows,
             max_requests=max_requests,
-            copy_block=None if executor.keeps_states else executor.copy_block,
-            speculates=speculates and not executor.keeps_states,  # a state cannot go back to before a wrong guess
+            copy_block=executor.copy_block,
+            keeps_states=executor.keeps_states,
+            speculates=speculates,
         )
+        self._foresees = executor.foresees and speculates
         self._changed = threading.Condition()
         self._submitted: deque[Request] = deque()
         self._cancelled: deque[Request] = deque()
@@ -178,6 +180,8 @@ class Engine:
                     self._count(work)
                     self._set_masks(masks)
                     self._postprocess(work)
+                    if self._foresees:
+                        self._foresee(batch, work)
                 except Exception as error:
                     self._fail(work, error)
         except Exception as error:  # a bug of ours: nobody may wait for ever on a dead loop
@@ -266,18 +270,47 @@ class Engine:
 
     def _accept_all(self, request: Request, samples: list[Any]) -> None:
         """The draw from the last known token's row, and those from the rows of drafts that were drawn before."""
-        drafts, request.drafts = request.drafts, []
-        if drafts and request.lookup:
-            request.lookup.learn(len(drafts), len(samples) - 1)
+        drafts, request.drafts, goes_back = request.drafts, [], False
+        if drafts:
+            request.speculation.learn(len(drafts), len(samples) - 1)
+            goes_back = self._scheduler.settle(request, len(samples) - 1 == len(drafts))
             self._counts.draft_tokens += len(drafts)
             self._counts.accepted_tokens += len(samples) - 1
         self._accept(request, samples[0])
         for sample in samples[1:]:
             if request.finished:
                 break
-            self._scheduler.computed(request, 1)
+            if not goes_back:
+                self._scheduler.computed(request, 1)
             self._counts.decode_tokens += 1
             self._accept(request, sample)
+        if goes_back and not request.finished:
+            self._counts.decode_tokens -= len(samples)  # counted when they are computed again
+
+    def _foresee(self, batch: Batch, work: Work) -> None:
+        """Run the model's layer for speculation on the step's rows that hold, each with the token that came after it.
+
+        All requests' rows, so that the layer's past has no gaps; a guess is made where it can be used.
+        """
+        alone = len(self._scheduler.running) == 1
+        following, rows = Batch(), []
+        for index, (request, _) in enumerate(work):
+            request.foreseen = []
+            start = batch.row_starts[index]
+            first, end = batch.positions[start], request.num_computed
+            if first >= end:  # it has ended, and its blocks are others'; or its rows are computed again
+                continue
+            rows += range(start, start + end - first)
+            following.tokens += request.tokens[first + 1 : end + 1]
+            following.positions += range(first, end)
+            following.block_tables.append(request.blocks)
+            following.row_starts.append(len(following.tokens))
+            if alone and request.num_remaining == 1 and request.speculation.asks_layer():
+                following.logit_rows.append(len(rows) - 1)
+        if rows:
+            guesses = self.executor.foresee(following, rows)
+            if guesses:
+                self._scheduler.running[0].foreseen = guesses
 
     def _accept(self, request: Request, sample: Any) -> None:
         token, logprob, top = sample

@@ -25,6 +25,7 @@ class Executor(Protocol):
     max_logit_rows: int
     vocabulary_size: int
     keeps_states: bool  # a block also holds the state after its last token, so that only whole blocks are worth sharing
+    foresees: bool  # has a layer that guesses the token after the next
 
     def run(self, batch: Batch) -> None:
         """Run one step; its logits stay inside until the next."""
@@ -40,6 +41,14 @@ class Executor(Protocol):
 
     def hidden(self) -> Any:
         """float32 (logit rows, width): hidden states after the final norm of the last run's logit rows."""
+        ...
+
+    def foresee(self, batch: Batch, rows: list[int]) -> list[int]:
+        """A guess of the token that follows each of `batch`'s logit rows, of the model's layer for speculation.
+
+        `batch`: rows of the last run, with the token that came after each in its token's place; `rows`: which of the
+        run's rows they are. The layer keeps what it must of them in the same blocks.
+        """
         ...
 
     def copy_block(self, source: int, target: int) -> None: ...

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from freehold.engine.speculation import PromptLookup
+from freehold.engine.speculation import Speculation
 from freehold.errors import FreeholdError, RequestError
 
 MAX_LOGPROBS = 20
@@ -162,11 +162,13 @@ class Request:
         self.max_length = 0  # tokens, prompt included; set by the engine
         # What the scheduler keeps.
         self.blocks: list[int] = []
+        self.spare: list[int] = []  # a block with its state as it was before the drafts of the step at hand
         self.hashes: list[bytes] = []  # of the full blocks that are computed
         self.prompt_hashes: list[bytes] = []  # of the full blocks of its known tokens, when last admitted
         self.num_computed = 0  # leading tokens whose keys and values are cached
         self.drafts: list[int] = []  # tokens of the step at hand that may follow the known ones
-        self.lookup: PromptLookup | None = None
+        self.foreseen: list[int] = []  # what the model's layer for speculation guesses behind the known tokens
+        self.speculation = Speculation()
         self.num_cached = 0  # of these, found in the prefix cache when first admitted
         self.finished = False
         self.abandoned = False  # its sink has failed

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from freehold.engine.executor import Batch
 from freehold.engine.kv_cache import BlockPool
 from freehold.engine.request import Request
-from freehold.engine.speculation import PromptLookup
 
 Work = list[tuple[Request, int]]  # requests of a step, with their number of rows
 
@@ -26,7 +25,8 @@ class Scheduler:
         max_rows: int,
         max_logit_rows: int,
         max_requests: int,
-        copy_block: Callable[[int, int], None] | None,
+        copy_block: Callable[[int, int], None],
+        keeps_states: bool = False,
         speculates: bool = False,
     ):
         self.pool = pool
@@ -34,6 +34,7 @@ class Scheduler:
         self.max_logit_rows = max_logit_rows
         self.max_requests = min(max_requests, max_rows, max_logit_rows)
         self.copy_block = copy_block
+        self.keeps_states = keeps_states
         self.speculates = speculates
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
@@ -117,7 +118,7 @@ class Scheduler:
         request.num_computed = len(request.blocks) * self.pool.block_size
         parent = request.hashes[-1] if request.hashes else self.pool.root(request.salt)
         rest = request.tokens[request.num_computed : -1][: self.pool.block_size]
-        partial = self.pool.copy_partial(parent, rest, self.copy_block) if self.copy_block else None
+        partial = None if self.keeps_states else self.pool.copy_partial(parent, rest, self.copy_block)
         if partial:
             request.blocks.append(partial[0])
             request.num_computed += partial[1]
@@ -141,13 +142,39 @@ class Scheduler:
         """Give a request that has the step to itself tokens that may follow, as far as there is room for them."""
         if request.constraint:
             return
-        request.lookup = request.lookup or PromptLookup()
         most = min(self.max_rows, self.max_logit_rows, request.max_length - len(request.tokens)) - 1
-        drafts = request.lookup.propose(request.tokens, most)
+        drafts = request.speculation.propose(request.tokens, request.foreseen, most)
         last, size = request.num_computed + len(drafts), self.pool.block_size
         while last // size >= len(request.blocks) and self.pool.num_available:
             request.blocks.append(self.pool.allocate())
-        request.drafts = drafts[: len(request.blocks) * size - request.num_computed - 1]
+        drafts = drafts[: len(request.blocks) * size - request.num_computed - 1]
+        request.drafts = self._save_state(request, drafts) if self.keeps_states else drafts
+
+    def _save_state(self, request: Request, drafts: list[int]) -> list[int]:
+        """The drafts that share a block with the known token; its state is copied, to go back to if one is wrong.
+
+        Where the known token is its block's first, the block before has that state.
+        """
+        first, size = request.num_computed, self.pool.block_size
+        drafts = drafts[: size - 1 - first % size]
+        if not drafts or first % size == 0:
+            return drafts
+        if not self.pool.num_available:
+            return []
+        request.spare = [self.pool.allocate()]
+        self.copy_block(request.blocks[first // size], request.spare[0])
+        return drafts
+
+    def settle(self, request: Request, all_drawn: bool) -> bool:
+        """After a step with drafts. True: its rows must be computed again, since the state is past a wrong draft."""
+        goes_back = self.keeps_states and not all_drawn
+        if goes_back:
+            request.num_computed -= 1
+            if request.spare:
+                self.copy_block(request.spare[0], request.blocks[request.num_computed // self.pool.block_size])
+        self.pool.release(request.spare)
+        request.spare = []
+        return goes_back
 
     def _preempt(self, request: Request) -> None:
         self.preemptions += 1
@@ -157,8 +184,8 @@ class Scheduler:
 
     def _free(self, request: Request) -> None:
         self._head_fits = True
-        self.pool.release(request.blocks)
-        request.blocks, request.hashes, request.num_computed = [], [], 0
+        self.pool.release([*request.blocks, *request.spare])
+        request.blocks, request.spare, request.hashes, request.num_computed = [], [], [], 0
 
     def _add_prefill(self, work: Work) -> None:
         rows = self.max_rows - len(work)

@@ -11,14 +11,15 @@ EXECUTORS = ("native", "torch")
 
 @dataclass(frozen=True)
 class Choice:
-    """`plan(model, checkpoint)` says what memory `make(model, checkpoint, num_blocks, experts_bytes)` will take.
+    """`plan(model, checkpoint, next_token)` says what memory `make` will take, given the same and sizes.
 
-    `experts_bytes`: memory for routed experts where not all fit, else None.
+    `next_token`: the model's layer for speculation or None. `experts_bytes`: memory for routed experts where not all
+    fit, else None.
     `available_bytes()` is that of the device; None: the machine's own memory counts.
     """
 
-    plan: Callable[[Any, Any], Any]
-    make: Callable[[Any, Any, int, int | None], Any]
+    plan: Callable[[Any, Any, Any], Any]
+    make: Callable[[Any, Any, Any, int, int | None], Any]
     available_bytes: Callable[[], int] | None = None
 
 
@@ -37,9 +38,17 @@ def _native(device: str, options: Mapping[str, Any], threads: int | None) -> Cho
     if device != "cpu":
         raise RequestError(f"device {device!r}: the native executor runs on the CPU", "use the torch executor")
     return Choice(
-        plan=lambda model, checkpoint: native.memory_plan(model, checkpoint, **options),
-        make=lambda model, checkpoint, num_blocks, experts_bytes: native.NativeExecutor(
-            model, checkpoint, num_blocks=num_blocks, experts_bytes=experts_bytes, threads=threads, **options
+        plan=lambda model, checkpoint, next_token: native.memory_plan(
+            model, checkpoint, next_token=next_token, **options
+        ),
+        make=lambda model, checkpoint, next_token, num_blocks, experts_bytes: native.NativeExecutor(
+            model,
+            checkpoint,
+            next_token=next_token,
+            num_blocks=num_blocks,
+            experts_bytes=experts_bytes,
+            threads=threads,
+            **options,
         ),
     )
 
@@ -57,9 +66,11 @@ def _torch(device: str, dtype: str | None, threads: int | None, kv_format: str) 
     executor.check_dtype(device, dtype)
     options = {"device": device, "dtype": dtype}
     return Choice(
-        plan=lambda model, checkpoint: executor.memory_plan(model, checkpoint, **options),
-        make=lambda model, checkpoint, num_blocks, _: executor.TorchExecutor(
-            model, checkpoint, num_blocks=num_blocks, threads=threads, **options
+        plan=lambda model, checkpoint, next_token: executor.memory_plan(
+            model, checkpoint, next_token=next_token, **options
+        ),
+        make=lambda model, checkpoint, next_token, num_blocks, _: executor.TorchExecutor(
+            model, checkpoint, next_token=next_token, num_blocks=num_blocks, threads=threads, **options
         ),
         available_bytes=None if place.type == "cpu" else lambda: executor.available_device_memory(device),
     )

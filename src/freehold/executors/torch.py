@@ -4,7 +4,7 @@ In float32 on a CPU it is the reference that the native executor is checked agai
 `torch_operations.py`; without a cache the same forward trains through autograd (`forward`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,17 +66,25 @@ def check_dtype(device: str, dtype: str | None) -> torch.dtype:
 
 
 def memory_plan(
-    model: Any, checkpoint: Any, *, device: str = "cpu", dtype: str | None = None, max_rows: int = 512
+    model: Any,
+    checkpoint: Any,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    max_rows: int = 512,
+    next_token: Any = None,
 ) -> MemoryPlan:
     """What TorchExecutor with the same arguments will need, from shapes alone; activations are an estimate."""
     item = check_dtype(device, dtype).itemsize
-    weights = sum(item * _count(shape) for shape in model.parameter_shapes().values())
+    further = [next_token] if next_token is not None else []
+    shapes = {name: shape for part in (model, *further) for name, shape in part.parameter_shapes().items()}
+    weights = sum(item * _count(shape) for shape in shapes.values())
     config = model.config
     widest = max(_count(shape[1:]) + shape[0] for shape in model.parameter_shapes().values() if len(shape) == 2)
     rows = max_rows * 4 * (8 * config.hidden_size + 4 * min(widest, 8 * config.hidden_size))
     scores = 4 * max_rows * config.num_heads * min(config.context_length, 8192)
     logits = 4 * MAX_LOGIT_ROWS * config.vocabulary_size
-    size, specs = block_size(model), model.caches()
+    size, specs = block_size(model), [spec for part in (model, *further) for spec in part.caches()]
     tokens = sum(width for spec in specs for width in spec.tokens.values())
     states = sum(_count(shape) for spec in specs for shape in spec.states.values())
     form = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[check_dtype(device, dtype)]
@@ -98,13 +106,18 @@ def _count(shape: Sequence[int]) -> int:
 
 
 def load_parameters(
-    model: Any, checkpoint: Any, *, device: str = "cpu", dtype: str | None = None
+    model: Any, checkpoint: Any, *, device: str = "cpu", dtype: str | None = None, there: Collection[str] = ()
 ) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors, dequantized, by published name. Vectors (norms, biases, gates) stay float32."""
+    """The checkpoint's tensors but those `there`, dequantized, by published name.
+
+    Vectors (norms, biases, gates) stay float32.
+    """
     tensors = named_parameters(model, checkpoint.tensors)
     place, wanted = check_device(device), check_dtype(device, dtype)
     parameters = {}
     for name, shape in model.parameter_shapes().items():
+        if name in there:
+            continue
         tensor = tensors[name]
         value = torch.from_numpy(tensor.dequantize())
         parameters[name] = value.to(place, wanted if len(shape) > 1 else torch.float32)
@@ -150,6 +163,7 @@ class TorchExecutor:
         dtype: str | None = None,
         threads: int | None = None,
         max_rows: int = 512,
+        next_token: Any = None,
     ):
         if threads is not None:
             if not 1 <= threads <= 1024:
@@ -161,9 +175,16 @@ class TorchExecutor:
         self.device = check_device(device)
         self._model = model
         self.parameters = load_parameters(model, checkpoint, device=device, dtype=dtype)
-        self._storage = [self._make_cache(spec, check_dtype(device, dtype)) for spec in model.caches()]
+        kept = check_dtype(device, dtype)
+        self._storage = [self._make_cache(spec, kept) for spec in model.caches()]
+        self._next, self.foresees = next_token, next_token is not None
+        self._next_storage: list[dict[str, torch.Tensor]] = []
+        if self.foresees:
+            more = load_parameters(next_token, checkpoint, device=device, dtype=dtype, there=self.parameters)
+            self._next_parameters = self.parameters | more
+            self._next_storage = [self._make_cache(spec, kept) for spec in next_token.caches()]
         self._logits = torch.zeros(0, self.vocabulary_size)
-        self._rows = torch.zeros(0, model.config.hidden_size)
+        self._hidden = self._rows = torch.zeros(0, model.config.hidden_size)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -184,16 +205,25 @@ class TorchExecutor:
     @torch.inference_mode()
     def run(self, batch: Any) -> None:
         """Run one step (an `engine.executor.Batch`); its logits stay here until the next run."""
+        parameters = Parameters(self.parameters)
+        self._hidden = self._model.forward(parameters, self._inputs(batch, self._storage))
+        self._rows = ops.select_rows(self._hidden, batch.logit_rows)
+        self._logits = self._model.logits(parameters, self._rows).float().cpu()
+
+    def _inputs(self, batch: Any, storages: Sequence[dict[str, torch.Tensor]]) -> TorchBatch:
         positions = torch.tensor(batch.positions, device=self.device)
         first = [batch.positions[start] for start in batch.row_starts[:-1]]
         step = Step(positions, batch.row_starts, first, batch.block_tables, self.block_size)
-        caches = [LayerCache(step, storage) for storage in self._storage]
         tokens = torch.tensor(batch.tokens, device=self.device)
-        parameters = Parameters(self.parameters)
-        hidden = self._model.forward(parameters, TorchBatch(tokens, positions, caches))
-        rows = ops.select_rows(hidden, batch.logit_rows)
-        self._logits = self._model.logits(parameters, rows).float().cpu()
-        self._rows = rows
+        return TorchBatch(tokens, positions, [LayerCache(step, storage) for storage in storages])
+
+    @torch.inference_mode()
+    def foresee(self, batch: Any, rows: list[int]) -> list[int]:
+        """Guesses of what follows `batch`'s logit rows (see `engine.executor.Executor`)."""
+        parameters = Parameters(self._next_parameters)
+        inputs = self._inputs(batch, self._next_storage)
+        hidden = self._next.forward(parameters, inputs, ops.select_rows(self._hidden, rows))
+        return self._next.logits(parameters, ops.select_rows(hidden, batch.logit_rows)).argmax(-1).tolist()
 
     def sample(self, samplers: list[Any], drafts: list[list[int]]) -> list[list[Any]]:
         """What each sampler draws of its logit rows of the last run (see `engine.executor.Executor`)."""
@@ -212,6 +242,6 @@ class TorchExecutor:
         return self._model.final(Parameters(self.parameters), self._rows).float().cpu().numpy()
 
     def copy_block(self, source: int, target: int) -> None:
-        for layer in self._storage:
+        for layer in (*self._storage, *self._next_storage):
             for tensor in layer.values():
                 tensor[target] = tensor[source]

@@ -3,7 +3,7 @@
 Papers: DeepSeek-AI 2024 (DeepSeek-V2: latent attention; DeepSeek-V3: routing without auxiliary loss), 2025 (R1).
 Checkpoints: DeepSeek-V2 to V3.1, R1; and of the same shape Moonlight, Kimi K2 to K2.7 (text), GLM-4.7-Flash.
 Keys and values are made of a latent per token, which alone is cached, beside one rotated key for all heads. The norms
-of latents have an epsilon of 1e-6 whatever the file says. Layers for the prediction of several tokens are not run.
+of latents have an epsilon of 1e-6 whatever the file says. The layer for multi-token prediction is in `mtp.py`.
 Reference: transformers `models/deepseek_v2`, `models/deepseek_v3` and `models/glm4_moe_lite`.
 """
 
@@ -166,6 +166,7 @@ class Latent(Llama):
 class DeepSeek(Experts, Latent):
     gguf_names = GGUF_NAMES | EXPERTS_GGUF_NAMES | LATENT_GGUF_NAMES
     correction: str | None = "mlp.gate.e_score_correction_bias"
+    predicts_further = True
 
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:

@@ -40,6 +40,7 @@ class SparseConfig(LatentConfig):
 class DeepSeekSparse(DeepSeek):
     gguf_names = DeepSeek.gguf_names | INDEX_GGUF_NAMES
     index_rope_interleaved = False
+    predicts_further = False  # the indexer stands in `forward`, not in a block
 
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:

@@ -27,6 +27,7 @@ class GlmMoeConfig(ExpertsConfig):
 
 class GlmMoe(Experts, Qwen3):
     correction = "mlp.gate.e_score_correction_bias"
+    predicts_further = True
     gguf_names = (
         Qwen3.gguf_names
         | EXPERTS_GGUF_NAMES

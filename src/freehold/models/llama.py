@@ -40,11 +40,14 @@ class Llama:
     splits: Mapping[str, Any] = {}
     # Other names under which a parameter is published: name in a layer -> the usual one.
     aliases: Mapping[str, str] = {}
+    # Prefixes under which parameters are published: prefix -> the usual one.
+    prefixes: Mapping[str, str] = {}
     # Values that llama.cpp's converter changes: name in a layer -> what makes the published value of the file's.
     gguf_values: Mapping[str, Any] = {}
     gguf_stored: Mapping[str, Any] = {}  # the reverse
     interleaved_rope = False  # as published
     dense = "mlp"  # what the feed-forward is called
+    predicts_further = False  # checkpoints may have a layer for multi-token prediction (see `models.mtp`)
     permuted_in_gguf = True  # llama.cpp's converter permutes the rows of q and k so that rope's pairs lie side by side
 
     def __init__(self, config: DecoderConfig):

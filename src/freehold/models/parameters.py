@@ -102,7 +102,7 @@ def _gguf_names(model: Any) -> Iterator[tuple[str, str]]:
 
 def _published(model: Any, name: str) -> str:
     """The name that the model goes by: that in the language model of a checkpoint which wraps one, its usual form."""
-    for wrapper, usual in _WRAPPERS.items():
+    for wrapper, usual in {**_WRAPPERS, **model.prefixes}.items():
         if name.startswith(wrapper):
             name = usual + name.removeprefix(wrapper)
             break

@@ -98,6 +98,7 @@ class GatedDelta(Qwen3):
     gguf_values: Mapping[str, Any] = {"linear_attn.A_log": logarithm_of_rate}
     gguf_stored: Mapping[str, Any] = {"linear_attn.A_log": rate_of_logarithm}
     tiled_in_gguf = True
+    predicts_further = True
 
     @classmethod
     def delta_values(cls, settings: Settings, interleaved_rope: bool) -> dict[str, Any]:

@@ -120,6 +120,10 @@ def language_values(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> di
     return values
 
 
-def unused_tensors(model: "Llama", tensors: Mapping[str, Any]) -> list[str]:
-    """Names of tensors that the model does not read: other models that the checkpoint wraps, layers for speculation."""
-    return sorted(named_parameters(model, tensors).keys() - model.parameter_shapes().keys())
+def unused_tensors(model: "Llama", tensors: Mapping[str, Any], next_token: Any = None) -> list[str]:
+    """Names of tensors that neither the model nor its layer for speculation reads: other models that the checkpoint
+    wraps, layers for speculation that are not run."""
+    unused = named_parameters(model, tensors).keys() - model.parameter_shapes().keys()
+    if next_token is not None:
+        unused &= named_parameters(next_token, tensors).keys() - next_token.parameter_shapes().keys()
+    return sorted(unused)

@@ -9,7 +9,7 @@ from freehold.errors import RequestError
 from freehold.executors.memory_plan import MemoryPlan
 from freehold.executors.native.experts import activation_bytes, packed_bytes, pageable_bytes
 from freehold.executors.native.fuse import Step, fuse
-from freehold.executors.native.trace import Call, Parameter, Value, trace
+from freehold.executors.native.trace import Call, Parameter, Value, trace, trace_next_token
 
 MAX_LOGIT_ROWS = 64
 STATE_BLOCK_PAGES = 8
@@ -47,16 +47,16 @@ class Cache:
 
     `layers`: a layer with attention -> its number among these; `rows`: (layer, name) -> index of the rows kept of each
     token; `states`: (layer, name) -> offset in a block's states, in floats. `formats`: name -> format of its elements,
-    which for rows is f16 where keys and values are int8.
+    which for rows is f16 where keys and values are int8. `num_pages` of a block, where another cache goes by the same.
     """
 
-    def __init__(self, model: Any, *, dtype: str | None, kv_format: str):
+    def __init__(self, model: Any, *, dtype: str | None, kv_format: str, num_pages: int | None = None):
         config, specs = model.config, model.caches()
         attending = [i for i, spec in enumerate(specs) if "keys" in spec.tokens]
         self.layers = {layer: number for number, layer in enumerate(attending)}
         self.keeps_states = any(spec.states for spec in specs)
         # A state is as large as many tokens' keys and values: blocks that keep one are longer.
-        num_pages = STATE_BLOCK_PAGES if self.keeps_states else 1
+        self.num_pages = num_pages = num_pages or (STATE_BLOCK_PAGES if self.keeps_states else 1)
         heads, head_dim = (config.num_kv_heads, config.head_dim) if attending else (1, 1)
         form = _kv_format(dtype, kv_format)
         self.layout = _native.CacheLayout(form, len(attending), heads, head_dim, num_pages)
@@ -80,33 +80,51 @@ class Cache:
 
 
 def memory_plan(
-    model: Any, checkpoint: Any, *, dtype: str | None = None, kv_format: str = "f16", max_rows: int = 512
+    model: Any,
+    checkpoint: Any,
+    *,
+    dtype: str | None = None,
+    kv_format: str = "f16",
+    max_rows: int = 512,
+    next_token: Any = None,
 ) -> MemoryPlan:
     """What NativeExecutor with the same arguments will need, from shapes alone."""
     calls, logits = trace(model, checkpoint)
-    weights = sum(packed_bytes(parameter, dtype) for parameter in matrices(calls))
-    activations = activation_bytes(calls, dtype, max_rows)
+    selected = selected_rows(calls)
+    cache = Cache(model, dtype=dtype, kv_format=kv_format)
+    weights = {parameter.name: packed_bytes(parameter, dtype) for parameter in matrices(calls)}
+    activations = _activation_bytes(calls, (selected.inputs[0], selected.output, logits), dtype, max_rows)
+    block_bytes = cache.layout.block_bytes
+    if next_token is not None:
+        next_calls, logits, given = trace_next_token(next_token, checkpoint)
+        weights |= {parameter.name: packed_bytes(parameter, dtype) for parameter in matrices(next_calls)}
+        activations += _activation_bytes(next_calls, (logits,), dtype, max_rows) + 4 * given.width * max_rows
+        num_pages = cache.num_pages
+        block_bytes += Cache(next_token, dtype=dtype, kv_format=kv_format, num_pages=num_pages).layout.block_bytes
+    experts = pageable_bytes(calls, dtype)
+    return MemoryPlan(sum(weights.values()), activations, block_bytes, cache.block_size, cache.formats, experts)
+
+
+def _activation_bytes(calls: Sequence[Call], keep: Iterable[Value], dtype: str | None, max_rows: int) -> int:
+    total = activation_bytes(calls, dtype, max_rows)
 
     def count(width: int, logit_rows: bool) -> int:
-        nonlocal activations
-        activations += 4 * width * (MAX_LOGIT_ROWS if logit_rows else max_rows)
-        return activations
+        nonlocal total
+        total += 4 * width * (MAX_LOGIT_ROWS if logit_rows else max_rows)
+        return total
 
-    plan_buffers(fuse(calls), count, (selected_rows(calls), logits))
-    cache = Cache(model, dtype=dtype, kv_format=kv_format)
-    experts = pageable_bytes(calls, dtype)
-    block_bytes = cache.layout.block_bytes
-    return MemoryPlan(weights, activations, block_bytes, cache.block_size, cache.formats, experts)
+    plan_buffers(fuse(calls), count, keep)
+    return total
 
 
-def selected_rows(calls: Sequence[Call]) -> Value:
-    """The rows whose logits are computed."""
-    return next(call.output for call in calls if call.operation == "select_rows")
+def selected_rows(calls: Sequence[Call]) -> Call:
+    """The call that takes the rows whose logits are computed."""
+    return next(call for call in calls if call.operation == "select_rows")
 
 
 def final_norm(calls: Sequence[Call]) -> Call | None:
     """The norm of the rows whose logits are computed."""
-    selected = selected_rows(calls)
+    selected = selected_rows(calls).output
     return next((call for call in calls if call.operation == "rms_norm" and call.inputs[0] is selected), None)
 
 

@@ -205,9 +205,22 @@ class SymbolicBatch:
 
 def trace(model: Any, checkpoint: Any) -> tuple[list[Call], Value]:
     """The calls of one step, and the value that holds the logits."""
+    graph, parameters, batch = _symbols(model, checkpoint)
+    hidden = model.forward(parameters, batch)
+    return graph.calls, model.logits(parameters, ops.select_rows(hidden, None))
+
+
+def trace_next_token(layer: Any, checkpoint: Any) -> tuple[list[Call], Value, Value]:
+    """As `trace`, of a model's layer for speculation; and the value of the hidden states that it is given."""
+    graph, parameters, batch = _symbols(layer, checkpoint)
+    given = Value(graph, layer.config.hidden_size, False)
+    hidden = layer.forward(parameters, batch, given)
+    return graph.calls, layer.logits(parameters, ops.select_rows(hidden, None)), given
+
+
+def _symbols(model: Any, checkpoint: Any) -> tuple[Graph, Parameters, SymbolicBatch]:
     graph = Graph()
     tensors = named_parameters(model, checkpoint.tensors)
     parameters = Parameters({name: Parameter(name, tensor) for name, tensor in tensors.items()})
     batch = SymbolicBatch(Value(graph, 1, False), Value(graph, 1, False), range(model.config.num_layers))
-    hidden = model.forward(parameters, batch)
-    return graph.calls, model.logits(parameters, ops.select_rows(hidden, None))
+    return graph, parameters, batch
