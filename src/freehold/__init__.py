@@ -6,26 +6,32 @@ with freehold.load() as model:
     print(model.chat([{"role": "user", "content": "Why is the sky blue?"}]).text)
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from freehold.errors import FreeholdError
 
 if TYPE_CHECKING:
-    from freehold.api import Completion, Model, Piece, describe, load
+    from freehold.api import Completion, Model, Piece
     from freehold.inspection.report import inspect
+    from freehold.loading import describe, load
 
 __version__ = "0.1.0"
 __all__ = ["Completion", "FreeholdError", "Model", "Piece", "describe", "inspect", "load"]
 
 
+_PLACES = {
+    "Completion": "api",
+    "Model": "api",
+    "Piece": "api",
+    "describe": "loading",
+    "inspect": "inspection.report",
+    "load": "loading",
+}
+
+
 def __getattr__(name: str) -> Any:
     # The API is loaded at first use, so that `import freehold` stays light.
-    if name == "inspect":
-        from freehold.inspection.report import inspect
-
-        return inspect
-    if name in __all__:
-        from freehold import api
-
-        return getattr(api, name)
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"freehold.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'freehold' has no attribute {name!r}")

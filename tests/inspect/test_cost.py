@@ -250,7 +250,7 @@ def test_weights_of_a_real_file(real_model):
     assert 0.9 * real_model.stat().st_size < sizes.weights_bytes < real_model.stat().st_size
     assert sizes.read_bytes_per_token <= sizes.weights_bytes
     assert sizes.stored_values == sizes.shape.total
-    from freehold.api import describe
+    from freehold.loading import describe
 
     told = describe(str(real_model), context=1024)
     assert (told["parameters"], told["memory"]["kv_bytes_at_context"]) == (

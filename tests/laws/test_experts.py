@@ -187,7 +187,7 @@ def test_what_does_not_fit_stays_in_the_file(large, monkeypatch):
     needed = plan["weights_bytes"] - plan["experts_bytes"] + plan["activations_bytes"] + plan["kv_bytes_at_context"]
     monkeypatch.setattr("freehold.engine.memory.SPARED_BYTES", 1 << 20)
     third = plan["experts_bytes"] // 3
-    monkeypatch.setattr("freehold.api.available_memory", lambda: needed + third)
+    monkeypatch.setattr("freehold.loading.available_memory", lambda: needed + third)
     memory = freehold.describe(large, context=256)["memory"]
     with freehold.load(large, context=256) as model:
         assert model.info["memory"] == memory
@@ -195,7 +195,7 @@ def test_what_does_not_fit_stays_in_the_file(large, monkeypatch):
         assert model.info["experts"] == {"total": 80, "in_memory": 24}
         reply = model.generate(TOKENS[:40], max_tokens=12, temperature=0)
     assert (reply.tokens, reply.logprobs) == (expected.tokens, expected.logprobs)
-    monkeypatch.setattr("freehold.api.available_memory", lambda: needed - 1)
+    monkeypatch.setattr("freehold.loading.available_memory", lambda: needed - 1)
     with pytest.raises(MemoryBudgetError, match="the model with a context of 256 tokens: needs"):
         freehold.load(large, context=256)
 
@@ -205,7 +205,7 @@ def test_a_file_cut_short_while_served_is_an_error_of_the_call(large, tmp_path, 
     shutil.copy(large, path)
     plan = freehold.describe(path, context=256)["memory"]
     monkeypatch.setattr("freehold.engine.memory.SPARED_BYTES", 1 << 20)
-    monkeypatch.setattr("freehold.api.available_memory", lambda: plan["total_bytes"] - plan["experts_bytes"] // 2)
+    monkeypatch.setattr("freehold.loading.available_memory", lambda: plan["total_bytes"] - plan["experts_bytes"] // 2)
     with freehold.load(path, context=256) as model:
         assert len(model.generate(TOKENS[:1], max_tokens=1, temperature=0).tokens) == 1
         os.truncate(path, 1 << 20)

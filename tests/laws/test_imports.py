@@ -15,11 +15,11 @@ ROOT = Path(freehold.__file__).parent
 ALL = {"errors", "files", "_native", "__version__"}  # what anybody may import
 BESIDE = {"weights", "text", "store"}
 ENGINE = {"engine", "models", "executors", "ops", "streams", "embeddings"}
-# Part of the house -> what stands to its right. What is not named here, such as `api`, joins parts.
+# Part of the house -> what stands to its right. What is not named here, such as `api` and `loading`, joins parts.
 MAY_IMPORT = {
-    "cli": {"serve", "inspection", "convert", "api"} | ENGINE | BESIDE,
-    "serve": {"api"} | ENGINE | BESIDE,
-    "inspection": {"api"} | ENGINE | BESIDE,
+    "cli": {"serve", "inspection", "convert", "api", "loading"} | ENGINE | BESIDE,
+    "serve": {"api", "loading"} | ENGINE | BESIDE,
+    "inspection": {"api", "loading"} | ENGINE | BESIDE,
     "engine": {"models", "executors", "ops"},
     "models": {"ops"},
     "executors": {"models", "ops"},  # of models: how parameters are named, not what a model is

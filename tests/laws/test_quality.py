@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conftest import QWEN, SMOLLM, model_path
-from freehold.api import load
+from freehold.loading import load
 
 PAGE = """The lighthouse stood at the end of a long spit of sand and stones, and in winter the sea came over the road so
 that for days nobody could reach it. The keeper did not mind. He had his books, a barrel of apples, a stove that drew

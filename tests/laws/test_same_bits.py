@@ -96,7 +96,7 @@ def test_same_bits_for_every_kv_format(smollm, kv_format, monkeypatch):
 
 def test_same_bits_after_a_prefix_hit(smollm):
     """Through the engine: the same tokens and log-probabilities, computed afresh and on top of cached blocks."""
-    from freehold.api import load
+    from freehold.loading import load
 
     def reply(model, prompt):
         return model.generate(prompt, max_tokens=12, temperature=0.0)
@@ -117,7 +117,7 @@ def test_same_bits_after_a_prefix_hit(smollm):
 
 def test_speculation_changes_no_bit(real_model):
     """What is foreseen is computed several tokens at a time; the draws and their log-probabilities are the same."""
-    from freehold.api import load
+    from freehold.loading import load
 
     text = "def area(width, height):\n    return width * height\n\n\ndef volume(width, height, depth):\n    return"
     results = []

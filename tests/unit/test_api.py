@@ -465,7 +465,7 @@ def test_importing_loads_nothing_heavy():
     heavy = ["numpy", "torch", "tokenizers", "jinja2", "asyncio"]
     code = f"import sys, freehold; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
-    code = code.replace("freehold;", "freehold.api;")
+    code = code.replace("freehold;", "freehold.loading;")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

@@ -58,7 +58,7 @@ def measure(path: str | os.PathLike[str]) -> Measured:
 
 
 def _context(path: str | os.PathLike[str]) -> int:
-    from freehold.api import describe
+    from freehold.loading import describe
 
     return min(512, describe(os.fspath(path))["trained_context"])
 
