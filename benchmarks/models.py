@@ -18,7 +18,8 @@ MODELS = {
     "qwen2-1.5b-random-q4_k_m": (qwen2("qwen2.5-coder-0.5b-q4_k_m", Q4_K_M), None, "k-quant"),
     "qwen3moe-1b-random-q4_k_m": (qwen3moe("qwen2.5-coder-0.5b-q4_k_m", "F16", Q4_K_M), None, "experts"),
     "qwen3moe-1b-random-q8_0": (qwen3moe("qwen2.5-coder-0.5b-q4_k_m", "Q8_0"), None, "experts"),
-    "deepseek-v3-0.5b-random-q8_0": (deepseek("smollm2-135m-q4_1"), None, "experts"),
+    "deepseek-v3-0.5b-random-q4_k_m": (deepseek("smollm2-135m-q4_1", "F16", Q4_K_M), None, "experts"),
+    "deepseek-v3-0.5b-random-q8_0": (deepseek("smollm2-135m-q4_1", "Q8_0"), None, "experts"),
 }
 
 

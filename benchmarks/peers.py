@@ -54,7 +54,7 @@ VENVS = {
 REQUIRED = {
     "prefill": {"k-quant": (7, 2), "simple": (2, 1), "experts": (4, 4)},
     "decode": {"k-quant": (1.9, 1.6), "simple": (1.25, 1.15), "experts": (1.7, 1.7)},
-    "depth": {"k-quant": (2.2, 1.8), "simple": (1.7, 1.5), "experts": (1.7, 1.7)},
+    "depth": {"k-quant": (2.2, 1.8), "simple": (1.7, 1.5)},
     "batch": {"k-quant": (5, 2.5), "simple": (3, 1.8), "experts": (4, 4)},
 }
 MIN_REPEATS = 3  # of what is written down
@@ -100,7 +100,6 @@ RATES = {
     "decode": Row("decode", 1, 16, 129),
     "depth": Row("decode at 2,048", 1, 2048, 65, reuse=True),
     "batch": Row("16 sequences", 16, 32, 65),
-    "batch-prefill": Row("16 sequences, prefill of 32 each", 16, 32, 1),
 }
 ROWS = (*RATES, "start", "memory")
 
@@ -342,16 +341,18 @@ def doctor():
 
 
 def required_ratio(key, name, amx):
+    """None where nothing is required of the row with this model; it is then measured only when asked for."""
+    kind = MODELS[name][2]
     if key == "start":
         return REQUIRED_START.get(name)
     if key == "memory":
-        return REQUIRED_MEMORY
-    ratios = REQUIRED.get(key, {}).get(MODELS[name][2])
+        return REQUIRED_MEMORY if kind != "experts" else None
+    ratios = REQUIRED[key].get(kind)
     return ratios[0 if amx else 1] if ratios else None
 
 
 def measure_model(name, rows, repeats, amx):
-    """All rows of one model."""
+    """Rows of one model, by default those of which something is required."""
     quantizer = [python("llama"), WORKERS / "llama_worker.py", llama_library("llama")]
     path = model_path(name, WORK, requantize_with(quantizer))
     checkpoint = open_gguf(path)
@@ -363,7 +364,7 @@ def measure_model(name, rows, repeats, amx):
     repacked = [engine for engine in engines if engine.name != MAPPED]
     replies = greedy_replies(repacked, tokenizer, rendered)
     result = {"model": name, "sha256": sha256(path), "rows": {}, "replies": replies}
-    for key in rows:
+    for key in rows or [key for key in ROWS if required_ratio(key, name, amx)]:
         measure = measures[key]
         if key in ("start", "memory"):
             for engine in engines:  # a process that waits still holds memory
@@ -403,13 +404,13 @@ def main():
     parser.add_argument("--only", help=f"rows, with commas between: {', '.join(ROWS)}")
     parser.add_argument("--model", default="", help="models whose names contain this")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each engine")
-    parser.add_argument("--write", action="store_true", help="renew RESULTS.md (needs all rows)")
+    parser.add_argument("--write", action="store_true", help="renew sections of RESULTS.md")
     options = parser.parse_args()
-    rows = options.only.split(",") if options.only else ROWS
+    rows = options.only.split(",") if options.only else []
     if unknown := set(rows) - set(ROWS):
         parser.error(f"--only: no row {', '.join(unknown)}")
-    if options.write and (options.only or options.repeats < MIN_REPEATS):
-        parser.error(f"--write: needs all rows, and {MIN_REPEATS} runs of each")
+    if options.write and options.repeats < MIN_REPEATS:
+        parser.error(f"--write: needs {MIN_REPEATS} runs of each engine")
     for venv in VENVS:
         install(venv)
     facts = machine(doctor(), installed_versions())

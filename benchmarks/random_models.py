@@ -129,7 +129,7 @@ def qwen3moe(source, form, ftype=None):
     return RandomModel("qwen3moe", source, metadata, shapes, form, ftype, frozenset(["ffn_gate_inp"]))
 
 
-def deepseek(source):
+def deepseek(source, form, ftype=None):
     """DeepSeek-V3's latent attention (head for head) and router, a layer of it dense, with 0.5 billion parameters."""
     layers, width, heads, vocabulary = 12, 1024, 16, 49152
     rank, query_rank, plain, turned, value = 512, 512, 128, 64, 128
@@ -187,4 +187,4 @@ def deepseek(source):
     for layer in range(layers):
         for kind, shape in (attention | (dense if layer == 0 else routed)).items():
             shapes[f"blk.{layer}.{kind}"] = shape
-    return RandomModel("deepseek2", source, metadata, shapes, "Q8_0", float32=frozenset(["ffn_gate_inp"]))
+    return RandomModel("deepseek2", source, metadata, shapes, form, ftype, frozenset(["ffn_gate_inp"]))

@@ -71,17 +71,13 @@ def section(result, facts, mark):
         peers = "<br>".join(f"{name} {cell(figures)}" for name, figures in row["engines"].items() if name != OURS)
         cells = (f"{work}, {row['unit']}", cell(row["engines"][OURS]), peers, f"{row['ratio']:.2f}", *verdict(row))
         lines.append(f"| {' | '.join(cells)} | {row['stolen']:.0%} |")
-    used = result["bandwidth"]
-    share = f"{used['used_gb_per_s'] / used['measured_gb_per_s']:.0%} of the {used['measured_gb_per_s']:.1f} GB/s"
-    wanted = f" (required: {used['required_share']:.0%})" if used["required_share"] else ""
+    if used := result.get("bandwidth"):
+        share = f"{used['used_gb_per_s'] / used['measured_gb_per_s']:.0%} of the {used['measured_gb_per_s']:.1f} GB/s"
+        wanted = f" (required: {used['required_share']:.0%})" if used["required_share"] else ""
+        decoding = f"Decode reads {used['used_gb_per_s']:.1f} GB/s of weights, {share} that `doctor` measures{wanted}."
+        lines += ["", decoding]
     lines += [
-        "",
-        f"Decode reads {used['used_gb_per_s']:.1f} GB/s of weights, {share} that `doctor` measures{wanted}.",
-        "",
-    ]
-    lines += [
-        "What each replies, greedily:",
-        "",
+        *("", "What each replies, greedily:", ""),
         *(f"- {name}: {reply!r}" for name, reply in result["replies"].items()),
     ]
     return "\n".join([f"<!-- begin {mark} -->", *lines, f"<!-- end {mark} -->"])

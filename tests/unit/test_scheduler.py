@@ -2,7 +2,7 @@
 
 from freehold.engine.kv_cache import BlockPool
 from freehold.engine.request import Request, SamplingParams
-from freehold.engine.scheduler import Scheduler
+from freehold.engine.scheduler import MAX_PAUSE_S, MIN_PREFILL_ROWS, Scheduler
 
 
 class Plan:
@@ -52,6 +52,23 @@ def test_decode_rows_come_first_and_prefill_fills_the_rest():
     assert plan.step() == {a: 1, b: 1, long: 14}
     assert plan.step() == {a: 1, b: 1, long: 2}
     assert plan.step() == {a: 1, b: 1, long: 1}
+
+
+def test_replies_pause_shortly_for_the_prefill_of_others():
+    plan = Plan(max_rows=512, num_blocks=10_000)
+    reply = plan.add(3, first=1)
+    plan.step()
+    long = plan.add(3000, first=3)
+    plan.scheduler.took(512, 0.5)
+    assert plan.step() == {reply: 1, long: int(512 / 0.5 * MAX_PAUSE_S)}
+    plan.scheduler.took(82, 8.0)
+    assert plan.step() == {reply: 1, long: MIN_PREFILL_ROWS}
+    plan.scheduler.took(1, 8.0)  # one row tells nothing of prefill
+    plan.scheduler.took(33, 1e-6)
+    assert plan.step() == {reply: 1, long: 511}
+    plan.scheduler.took(512, 0.5)
+    plan.scheduler.remove(reply)
+    assert plan.step() == {long: 512}, "nobody waits"
 
 
 def test_prefilling_requests_take_turns():

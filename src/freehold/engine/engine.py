@@ -176,7 +176,9 @@ class Engine:
                     continue
                 try:
                     masks = self._start_masks(work)
+                    begin = time.perf_counter()
                     self.executor.run(batch)
+                    self._scheduler.took(len(batch.tokens), time.perf_counter() - begin)
                     self._count(work)
                     self._set_masks(masks)
                     self._postprocess(work)

@@ -1,7 +1,8 @@
 """Which rows make up the next step.
 
 Continuous batching (Yu et al. 2022) with chunked prefill (Agrawal et al. 2023): every decoding request gets its row,
-what is left of the step goes to prefill, in turns. A request is admitted when its whole prompt has blocks, and no
+what is left of the step goes to prefill, in turns; where replies wait for it, a step has as few rows of prefill as
+keep their pause short. A request is admitted when its whole prompt has blocks, and no
 other is computing the beginning that they share; when a decoding request finds no block, the youngest is preempted:
 its blocks are freed and it is computed again later.
 """
@@ -13,6 +14,9 @@ from collections.abc import Callable
 from freehold.engine.executor import Batch
 from freehold.engine.kv_cache import BlockPool
 from freehold.engine.request import Request
+
+MAX_PAUSE_S = 0.08  # that others' prefill is to add between two tokens of a reply
+MIN_PREFILL_ROWS = 32  # of a step, however long they take
 
 Work = list[tuple[Request, int]]  # requests of a step, with their number of rows
 
@@ -39,6 +43,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.prefix_query_tokens = self.prefix_hit_tokens = self.preemptions = 0
+        self._rows_in_pause = max_rows
         self._turn = 0  # which prefilling request is first in the next step
         self._head_fits = True  # False: the oldest waiting request did not fit, and no block was freed since
 
@@ -80,6 +85,11 @@ class Scheduler:
             parent = request.hashes[-1] if request.hashes else self.pool.root(request.salt)
             tokens = request.tokens[index * size : (index + 1) * size]
             request.hashes.append(self.pool.publish(request.blocks[index], parent, tokens))
+
+    def took(self, rows: int, seconds: float) -> None:
+        """Note how long a step has taken."""
+        if rows >= MIN_PREFILL_ROWS and seconds > 0:
+            self._rows_in_pause = int(rows * MAX_PAUSE_S / seconds)
 
     def _admit(self) -> None:
         while self.waiting and self._head_fits and len(self.running) < self.max_requests:
@@ -189,6 +199,8 @@ class Scheduler:
 
     def _add_prefill(self, work: Work) -> None:
         rows = self.max_rows - len(work)
+        if work:
+            rows = min(rows, max(MIN_PREFILL_ROWS, self._rows_in_pause))
         logit_rows = self.max_logit_rows - len(work)
         prefilling = [request for request in self.running if request.num_remaining > 1 or request.reads_rows]
         self._turn += 1
