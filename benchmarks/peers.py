@@ -92,7 +92,7 @@ class Row:
             raise PeerError(f"{self.name}: expected {self.max_tokens} tokens of each sequence")
         if self.max_tokens == 1:
             return self.sequences * self.prompt / reply["prefill_s"]
-        return self.sequences * (self.max_tokens - 1) / reply["decode_s"]
+        return reply.get("decoded", self.sequences * (self.max_tokens - 1)) / reply["decode_s"]
 
 
 RATES = {

@@ -2,8 +2,8 @@
 
 A task: {"prompts": [[token id, ...], ...], "max_tokens": N, "context": tokens of a sequence, "reuse": whether the
 prefix may come from a cache, ... the peer's own settings}. A reply: {"prefill_s": submission to the last first token,
-"decode_s": from there to the last token, "tokens": [[token id, ...], ...], "peak_bytes": the process's so far}, or
-{"error": text}. The first line out is the peer's facts.
+"decode_s": from there to the last token, "decoded": tokens meanwhile, if not all but the first of each, "tokens":
+[[token id, ...], ...], "peak_bytes": the process's so far}, or {"error": text}. The first line out is the peer's facts.
 """
 
 import json
