@@ -5,9 +5,10 @@
 Prompts of 256 tokens that share their first 128, answers of 64, each client asking anew when its answer has ended. The
 peers are `python -m llama_cpp.server` (of the venv that peers.py makes; it answers one request after the other, so that
 more than 4 clients only wait longer) and llama.cpp's native server from xllamacpp's wheel, with a slot for each client.
-The time between tokens is compared with that of the peer which serves most: who serves one after the other has none. Beside them, at 16 clients: Freehold's
-engine alone, asked by token ids in its own process (what HTTP costs), and answers that keep to a JSON schema (what
-constrained decoding costs). The last line is JSON; --write renews the model's section in RESULTS.md.
+The time between tokens is compared with the peer's that serves most: who serves one after the other has none to speak
+of. Beside them, at 16 clients: Freehold's engine alone, asked by token ids in its own process (what HTTP costs), and
+answers that keep to a JSON schema (what constrained decoding costs). The last line is JSON; --write renews the model's
+section in RESULTS.md.
 """
 
 import argparse
