@@ -5,6 +5,7 @@ Reference: ggml/docs/gguf.md, llama.cpp's llama-vocab.cpp.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 from freehold.errors import ModelFileError, UnsupportedError
@@ -81,7 +82,7 @@ def _pre_tokenizer(name: Any) -> PreTokenizer:
 
 def _byte_level_bpe(vocabulary: Vocabulary, merges: list[str] | None, pre_tokenizer: PreTokenizer) -> Any:
     plain = vocabulary.plain
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges] if merges else merges_by_rank(plain, plain)
+    pairs = list(map(tuple, map(str.split, merges, repeat(" "), repeat(1)))) if merges else merges_by_rank(plain, plain)
     try:
         return byte_level_model(plain, pairs, pre_tokenizer)  # pyright: ignore[reportArgumentType]
     except Exception as error:  # tokenizers raises plain Exception

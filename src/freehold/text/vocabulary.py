@@ -60,8 +60,13 @@ class Vocabulary:
     suffix_ids: tuple[int, ...] = ()
     space_prefix: bool = False
 
+    @cached_property
+    def _unusual(self) -> list[int]:
+        return [token for token, kind in enumerate(self.types) if kind != NORMAL]
+
     def ids_of_types(self, *types: int) -> dict[str, int]:
-        return {t: i for i, (t, kind) in enumerate(zip(self.tokens, self.types, strict=True)) if kind in types and t}
+        """Tokens of types other than NORMAL that have a text, by it."""
+        return {self.tokens[i]: i for i in self._unusual if self.types[i] in types and self.tokens[i]}
 
     @cached_property
     def special(self) -> dict[str, int]:
@@ -141,11 +146,11 @@ def splitter(tokens: Mapping[str, int]) -> Any:
     return split
 
 
-def byte_level_model(vocabulary: Mapping[str, int], pairs: list[tuple[str, str]], pre_tokenizer: Any) -> Any:
+def byte_level_model(vocabulary: dict[str, int], pairs: list[tuple[str, str]], pre_tokenizer: Any) -> Any:
     """Byte-level BPE as a `tokenizers` model; `pre_tokenizer` is a `text.pretokenizers.PreTokenizer`."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-    model = Tokenizer(models.BPE(vocab=dict(vocabulary), merges=pairs, ignore_merges=pre_tokenizer.whole_words))
+    model = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre_tokenizer.whole_words))
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     model.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
