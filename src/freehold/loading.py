@@ -90,8 +90,7 @@ def _plan(plan_with: Callable[[Any], Any], next_token: Any, context: int, availa
     """
     if next_token is not None:
         plan = plan_with(next_token)
-        context_bytes = -(-context // plan.block_size) * plan.block_bytes
-        if plan.weights_bytes + plan.activations_bytes + context_bytes <= available:
+        if plan.weights_bytes + plan.activations_bytes + plan.context_bytes(context) <= available:
             return plan, next_token
     return plan_with(None), None
 
@@ -106,8 +105,8 @@ def _budget(plan: Any, context: int, available: int) -> tuple[int, int | None]:
 
 
 def _experts_bytes(plan: Any, context: int, available: int) -> int | None:
-    context_bytes = -(-context // plan.block_size) * plan.block_bytes
-    return budget_experts(plan.weights_bytes + plan.activations_bytes, plan.experts_bytes, context_bytes, available)
+    fixed = plan.weights_bytes + plan.activations_bytes
+    return budget_experts(fixed, plan.experts_bytes, plan.context_bytes(context), available)
 
 
 class _Background:

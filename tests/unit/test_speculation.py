@@ -137,10 +137,11 @@ def test_no_room_for_drafts():
     assert replies(True, jobs(temperature=0), max_logit_rows=2)[0] == plain
 
 
-def test_neighbours_end_it():
-    """Two at once share steps without drafts; the one that is left speculates again."""
-    expected = [replies(False, [job])[0][0] for job in jobs(temperature=0)]
-    executor = RepeatingExecutor()
+@pytest.mark.parametrize(("make", "sizes"), [(RepeatingExecutor, {}), (StateExecutor, {"num_blocks": 40})])
+def test_neighbours_end_it(make, sizes):
+    """Several at once share steps without drafts; the one that is left speculates again."""
+    expected = [replies(False, [job], make=make)[0][0] for job in jobs(temperature=0)]
+    executor = make(**sizes)
     executor.may_run.clear()
     with engine_of(executor) as engine:
         together = jobs(temperature=0)
@@ -175,18 +176,6 @@ def test_a_state_goes_back_to_before_a_wrong_guess(params, block_size):
     assert stats.kv_blocks_used == 0
     tight = {"block_size": block_size, "num_blocks": 96 // block_size}  # with no room for a copy at the end
     assert replies(True, jobs(**params), make=StateExecutor, **tight)[0] == plain
-
-
-def test_states_and_neighbours():
-    expected = [replies(False, [job], make=StateExecutor)[0][0] for job in jobs(temperature=0)]
-    executor = StateExecutor(num_blocks=40)
-    executor.may_run.clear()
-    with engine_of(executor) as engine:
-        together = jobs(temperature=0)
-        for job in together:
-            engine.submit(job.request)
-        executor.may_run.set()
-        assert [job.result() for job in together] == expected
 
 
 def test_a_layer_that_is_wrong_costs_little():

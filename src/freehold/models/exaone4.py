@@ -8,26 +8,16 @@ from typing import Self
 
 from freehold import ops
 from freehold.models.config import DecoderConfig, decoder_values, window_of_each_layer
-from freehold.models.olmo2 import Olmo2
+from freehold.models.olmo2 import NormsAfter
 from freehold.models.qwen3 import Qwen3
 from freehold.models.settings import Settings
 
 
-class Exaone4(Qwen3):
-    gguf_names = Olmo2.gguf_names
-
+class Exaone4(NormsAfter, Qwen3):
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
         return cls(DecoderConfig(**values, windows=_windows(settings)))
-
-    def norm_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
-        width = (self.config.hidden_size,)
-        return {"post_attention_layernorm.weight": width, "post_feedforward_layernorm.weight": width}
-
-    def block(self, x, layer, batch, i):
-        x = ops.add(x, self.norm(self.attention(x, layer, batch, i), layer, "post_attention_layernorm"))
-        return ops.add(x, self.norm(self.feed_forward(x, layer, i), layer, "post_feedforward_layernorm"))
 
     def mix(self, x, layer, batch, i):
         c = self.config

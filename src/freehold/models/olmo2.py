@@ -23,7 +23,9 @@ class WholeNorm(Llama):
         return self.norm(q, layer, "self_attn.q_norm"), self.norm(k, layer, "self_attn.k_norm"), v
 
 
-class Olmo2(WholeNorm):
+class NormsAfter(Llama):
+    """Norms behind attention and feed-forward, of what is added, and none before them."""
+
     gguf_names = (
         GGUF_NAMES
         | QK_NORM_NAMES
@@ -33,8 +35,6 @@ class Olmo2(WholeNorm):
         }
     )
 
-    permuted_in_gguf = False
-
     def norm_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
         width = (self.config.hidden_size,)
         return {"post_attention_layernorm.weight": width, "post_feedforward_layernorm.weight": width}
@@ -42,3 +42,7 @@ class Olmo2(WholeNorm):
     def block(self, x, layer, batch, i):
         x = ops.add(x, self.norm(self.attention(x, layer, batch, i), layer, "post_attention_layernorm"))
         return ops.add(x, self.norm(self.feed_forward(x, layer, i), layer, "post_feedforward_layernorm"))
+
+
+class Olmo2(NormsAfter, WholeNorm):
+    permuted_in_gguf = False
