@@ -67,7 +67,7 @@ class Completion:
     stop_text: str | None = None  # the stop string that ended it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
     """Text as it comes, with the tokens since the piece before; text may be empty inside a character.
 

@@ -35,12 +35,17 @@ class Options:
     reasoning_budget: int | None = None  # tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
-    """What has come since the step before: deltas, and (token, log-probability, likeliest) of its tokens."""
+    """What has come since the step before."""
 
     deltas: list[Delta]
-    tokens: list[tuple[int, float, list[tuple[int, float]]]]
+    pieces: list[Piece]
+
+    @property
+    def tokens(self) -> list[tuple[int, float, list[tuple[int, float]]]]:
+        """(token, log-probability, likeliest) of each."""
+        return [token for p in self.pieces for token in zip(p.token_ids, p.logprobs, p.top_logprobs, strict=True)]
 
 
 class Reply:
@@ -81,12 +86,12 @@ class Reply:
         if self._last_at:
             self._gaps.note(now - self._last_at)
         self._last_at = now
-        tokens = [token for p in pieces for token in zip(p.token_ids, p.logprobs, p.top_logprobs, strict=True)]
-        text = "".join(piece.text for piece in pieces)
+        text = "".join([piece.text for piece in pieces])
         if self._parser is None:
-            return Step([Text(text)] if text else [], tokens)
-        self.reasoning_tokens += len(tokens) if self._parser.reasoning_open else 0
-        return Step(self._noted(self._parser.push(text)), tokens)
+            return Step([Text(text)] if text else [], pieces)
+        if self._parser.reasoning_open:
+            self.reasoning_tokens += sum(len(piece.token_ids) for piece in pieces)
+        return Step(self._noted(self._parser.push(text)), pieces)
 
     def _noted(self, deltas: list[Delta]) -> list[Delta]:
         self._called = self._called or any(isinstance(delta, ToolCallStart) for delta in deltas)

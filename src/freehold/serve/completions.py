@@ -125,8 +125,8 @@ async def _events(request: Request, body: CompletionRequest, options: Options) -
                     text = _text(echoes.pop(index), tokenizer)
                     rows = reply.echoed() if body.logprobs is not None else []
                 if step is not None:
-                    text += "".join(delta.text for delta in step.deltas if isinstance(delta, Text))
-                    rows += step.tokens
+                    text += "".join([delta.text for delta in step.deltas if isinstance(delta, Text)])
+                    rows += step.tokens if body.logprobs is not None else []
                 if body.logprobs is not None and rows:
                     logprobs = _table(rows, tokenizer, offsets[index])
                     offsets[index] += sum(map(len, logprobs["tokens"]))

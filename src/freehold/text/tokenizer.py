@@ -7,7 +7,7 @@ from typing import Any
 from freehold.errors import RequestError
 from freehold.text.gguf_vocabulary import read_gguf_vocabulary
 from freehold.text.published import read_published_vocabulary
-from freehold.text.vocabulary import CONTROL, UNKNOWN, UNUSED, Encoder, Vocabulary, splitter
+from freehold.text.vocabulary import Encoder, Vocabulary, splitter
 
 
 class Tokenizer:
@@ -15,7 +15,8 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary, encoder: Encoder):
         self._vocabulary, self._encoder = vocabulary, encoder
-        self._tokens, self._types, self._special = vocabulary.tokens, vocabulary.types, vocabulary.special
+        self._tokens, self._special = vocabulary.tokens, vocabulary.special
+        self._textless = vocabulary.textless
         self._split_all = splitter(self._special)
         self.kind, self.bos_id, self.eos_ids = vocabulary.kind, vocabulary.bos_id, vocabulary.eos_ids
         self.prefix_ids, self.chat_prefix_ids = vocabulary.prefix_ids, vocabulary.chat_prefix_ids
@@ -51,11 +52,8 @@ class Tokenizer:
         return self._special.get(text)
 
     def is_special(self, token: int) -> bool:
-        return self._type(token) in (CONTROL, UNKNOWN, UNUSED)
-
-    def _type(self, token: int) -> int:
-        """Models have more rows than tokens: an id past the vocabulary stands for nothing."""
-        return self._types[token] if token < len(self._types) else UNUSED
+        """Whether it stands for no text, as ids past the vocabulary do: models have more rows than tokens."""
+        return token in self._textless or token >= len(self._tokens)
 
     def token_text(self, token: int | None) -> str:
         """The token's text as the vocabulary writes it; empty for no token."""

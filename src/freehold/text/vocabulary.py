@@ -69,6 +69,11 @@ class Vocabulary:
         return {self.tokens[i]: i for i in self._unusual if self.types[i] in types and self.tokens[i]}
 
     @cached_property
+    def textless(self) -> frozenset[int]:
+        """Tokens that stand for no text of a reply."""
+        return frozenset(i for i in self._unusual if self.types[i] in (CONTROL, UNKNOWN, UNUSED))
+
+    @cached_property
     def special(self) -> dict[str, int]:
         """Texts that never arise from merging: those of control tokens and of such as users have defined."""
         return self.ids_of_types(CONTROL, USER_DEFINED, *([UNKNOWN] if self.kind == "spm" else []))
