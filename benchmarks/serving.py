@@ -265,7 +265,7 @@ def section(result, facts, mark):
             lines.append(_line(clients, figure, row, amx))
     costs = result["costs"]
     http, schema = _cost(costs["http"], MAX_HTTP_COST), _cost(costs["constraint"], MAX_CONSTRAINT_COST)
-    lines += ["", f"At {BASE} clients HTTP takes {http}, besides the clients' own processor time, {costs['clients']:.1%}."]
+    lines += ["", f"At {BASE} clients HTTP takes {http} besides the clients' own {costs['clients']:.1%}."]
     lines += ["", f"At {BASE} clients a JSON schema takes {schema}."]
     return "\n".join([f"<!-- begin {mark} -->", *lines, f"<!-- end {mark} -->"])
 
