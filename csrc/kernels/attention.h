@@ -17,9 +17,9 @@ namespace freehold {
 template <class S, KvFormat kv>
 struct AttentionKernels {
     using F = typename S::F;
-    static constexpr int R = S::kScoreRows;
+    static constexpr int R = S::kScoreRows;  // queries of a group; a lone token's heads are fewer, in smaller tiles
     static constexpr int kFewRows = S::kValueRows;
-    static_assert(R % S::kValueRows == 0);
+    static_assert(R % kFewRows == 0 && R % S::kManyValueRows == 0 && R <= kMaxScoreRows);
     static constexpr int kKeyVectors = kKvBlock / S::W;
     static constexpr int kLineBytes = kKvBlock * (kv == KvFormat::F32    ? 4
                                                   : kv == KvFormat::Int8 ? 1
@@ -36,7 +36,7 @@ struct AttentionKernels {
         return t.kv + size_t(t.pages[block]) * t.page_bytes;
     }
 
-    // Scores of `rows` of R queries (q: [dim][R], scaled) against the 32 keys of a block: out[r][0..32).
+    // Scores of `rows` queries (q: [rows][kQueryStride], scaled) against the 32 keys of a block: out[r][0..32).
     // Of a streamed task this block's values and the keys of `later` (or null) are fetched meanwhile.
     template <int rows>
     static void score_block(const uint8_t* keys, const uint8_t* later, const AttentionTask& t, const float* q,
@@ -56,7 +56,7 @@ struct AttentionKernels {
             F k[kKeyVectors];
             for (int v = 0; v < kKeyVectors; v++) k[v] = load_kv(keys, size_t(d) * kKvBlock + v * S::W);
             for (int r = 0; r < rows; r++) {
-                const F qd = S::set1(q[d * R + r]);
+                const F qd = S::set1(q[r * kQueryStride + d]);
                 for (int v = 0; v < kKeyVectors; v++) acc[r][v] = S::fma(qd, k[v], acc[r][v]);
             }
         }
@@ -65,6 +65,13 @@ struct AttentionKernels {
                 if constexpr (kv == KvFormat::Int8) acc[r][v] = S::mul(acc[r][v], S::load(key_scales + v * S::W));
                 S::store(out + r * kSpan + v * S::W, acc[r][v]);
             }
+    }
+
+    static auto score_of(int queries) {
+        if (queries <= kFewRows) return score_block<kFewRows>;
+        if constexpr (R > 2 * kFewRows)
+            if (queries <= 2 * kFewRows) return score_block<2 * kFewRows>;
+        return score_block<R>;
     }
 
     // scores[0..keys) become exponentials (zeros up to the next multiple of 32); returns maximum and sum.
@@ -76,14 +83,14 @@ struct AttentionKernels {
         for (int v = 0; v < V; v++) largest[v] = S::set1(-__builtin_inff()), sum[v] = S::zero();
         for (int k = 0; k < padded; k += 16)
             for (int v = 0; v < V; v++) largest[v] = S::max(largest[v], S::load(scores + k + v * S::W));
-        const float max = reduce16<S>(largest, larger);
+        const float max = S::max16(largest);
         for (int k = 0; k < padded; k += 16)
             for (int v = 0; v < V; v++) {
                 const F p = exp_nonpositive<S>(S::sub(S::load(scores + k + v * S::W), S::set1(max)));
                 S::store(scores + k + v * S::W, p);
                 sum[v] = S::add(sum[v], p);
             }
-        return {max, reduce16<S>(sum, plus)};
+        return {max, S::sum16(sum)};
     }
 
     // out[r][d0..d0+N*W) = sum over keys of p[r][key] v[key]: `p` strides by kSpan, `out` by out_stride.
@@ -161,15 +168,18 @@ struct AttentionKernels {
     static void attend_group(const AttentionTask& t, int first, int count, float* states, float* scratch) {
         const int dim = t.layout->padded_dim();
         const size_t stride = attention_state_floats(dim);
-        float* q = scratch;                  // [dim][R]
-        float* scores = q + dim * R;         // [R][kSpan]
-        float* values = scores + R * kSpan;  // [R][stride]
-        std::memset(q, 0, size_t(dim) * R * sizeof(float));
+        float* q = scratch;                    // [R][kQueryStride], zeros behind the head's channels
+        float* scores = q + R * kQueryStride;  // [R][kSpan]
+        float* values = scores + R * kSpan;    // [R][stride]
+        const auto score = score_of(count);
+        const bool many = count > 2 * kFewRows;
+        const auto weigh = many ? weigh_rows<S::kManyValueRows> : weigh_rows<kFewRows>;
+        for (int r = 0; r < R; r++) std::memset(q + r * kQueryStride, 0, size_t(dim) * sizeof(float));
         for (int r = 0; r < count; r++) {
             const int query = first + r;
             const float* from =
                 t.q + size_t(query / t.group) * t.q_stride + size_t(query % t.group) * t.layout->head_dim;
-            for (int d = 0; d < t.layout->head_dim; d++) q[d * R + r] = from[d] * t.scale;
+            for (int d = 0; d < t.layout->head_dim; d++) q[r * kQueryStride + d] = from[d] * t.scale;
             clear(states + r * stride, dim);
         }
         const int last_position = t.position + (first + count - 1) / t.group;
@@ -181,7 +191,7 @@ struct AttentionKernels {
                 const uint8_t* block = head_block(t, first_block + k / kKvBlock);
                 const bool more = k + kKvBlock < keys;
                 const uint8_t* later = more ? head_block(t, first_block + k / kKvBlock + 1) : t.next_keys;
-                (count <= kFewRows ? score_block<kFewRows> : score_block<R>)(block, later, t, q, scores + k);
+                score(block, later, t, q, scores + k);
             }
             SoftmaxSum heads[R];
             for (int r = 0; r < count; r++) {
@@ -192,8 +202,9 @@ struct AttentionKernels {
                 heads[r] = some ? softmax_visible(scores + r * kSpan, visible, keys) : SoftmaxSum{-__builtin_inff(), 0};
                 if (!some) std::memset(scores + r * kSpan, 0, kSpan * sizeof(float));
             }
-            for (int r = 0; r < count; r += S::kValueRows)  // rows past `count` have scores of zero
-                weigh_rows<S::kValueRows>(t, scores + r * kSpan, first_block, keys, values + r * stride, stride);
+            for (int r = 0; r < count;
+                 r += many ? S::kManyValueRows : kFewRows)  // scores of rows past `count` are zero
+                weigh(t, scores + r * kSpan, first_block, keys, values + r * stride, stride);
             for (int r = 0; r < count; r++)
                 if (heads[r].max != -__builtin_inff() || heads[r].sum != 0)
                     combine(states + r * stride, heads[r], values + r * stride, dim);

@@ -213,9 +213,12 @@ struct Kernels {
     float (*exp_sum)(const float* x, int count, float max, float inverse_temperature);
 };
 
-// Floats that AttentionTask::scratch must hold: a tile of 8 queries, their scores, values and states.
+inline constexpr int kMaxScoreRows = 12;               // queries of an attention tile at most
+inline constexpr int kQueryStride = kMaxHeadDim + 16;  // not all of them in the same places of the cache
+
+// Floats that AttentionTask::scratch must hold: a tile of queries, their scores, values and states.
 constexpr size_t attention_scratch_floats(int padded_dim) {
-    return 8 * (size_t(padded_dim) + kSpan + 2 * attention_state_floats(padded_dim));
+    return kMaxScoreRows * (size_t(kQueryStride) + kSpan + 2 * attention_state_floats(padded_dim));
 }
 
 // The tables that this machine can run, best first.

@@ -15,6 +15,7 @@ struct Avx2 {
     static constexpr int kPairRows = 0;  // no tiles of two panels: too few registers
     static constexpr int kScoreRows = 2;
     static constexpr int kValueRows = 2;
+    static constexpr int kManyValueRows = 2;
     static constexpr int kValueVectors = 4;
     static constexpr int kDotRows = 2;
     static constexpr bool kWideIsSigned = true;
@@ -49,6 +50,13 @@ struct Avx2 {
         const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
         const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
         return _mm_cvtss_f32(_mm_add_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
+    }
+
+    FH_INLINE float max16(const F (&v)[2]) {
+        const __m256 by8 = _mm256_max_ps(v[0], v[1]);
+        const __m128 by4 = _mm_max_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+        const __m128 by2 = _mm_max_ps(by4, _mm_movehl_ps(by4, by4));
+        return _mm_cvtss_f32(_mm_max_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
     }
 
     FH_INLINE __m128i half_line(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }

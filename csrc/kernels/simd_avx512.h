@@ -11,11 +11,12 @@
 namespace freehold {
 
 struct Avx512 {
-    static constexpr int W = 16;          // lanes: outputs, keys or channels side by side
-    static constexpr int kMaxRows = 8;    // rows that a linear kernel holds in registers
-    static constexpr int kPairRows = 4;   // rows of a tile of two panels (5 and 6 are no faster)
-    static constexpr int kScoreRows = 8;  // query rows of an attention score tile
-    static constexpr int kValueRows = 4;  // and of its value tile
+    static constexpr int W = 16;              // lanes: outputs, keys or channels side by side
+    static constexpr int kMaxRows = 8;        // rows that a linear kernel holds in registers
+    static constexpr int kPairRows = 4;       // rows of a tile of two panels (5 and 6 are no faster)
+    static constexpr int kScoreRows = 12;     // query rows of an attention score tile
+    static constexpr int kValueRows = 4;      // of its value tile when they are few
+    static constexpr int kManyValueRows = 6;  // and when they are many
     static constexpr int kValueVectors = 4;
     static constexpr int kDotRows = 4;            // queries and keys of a tile of dot products
     static constexpr bool kWideIsSigned = false;  // dot<wide> takes codes with their offset of 128
@@ -51,6 +52,8 @@ struct Avx512 {
         const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
         return _mm_cvtss_f32(_mm_add_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
     }
+
+    FH_INLINE float max16(const F (&v)[1]) { return _mm512_reduce_max_ps(v[0]); }
 
     FH_INLINE F load_half(const uint16_t* p) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

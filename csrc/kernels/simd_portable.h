@@ -20,6 +20,7 @@ struct Portable {
     static constexpr int kPairRows = 0;  // no tiles of two panels: too few registers
     static constexpr int kScoreRows = 1;
     static constexpr int kValueRows = 1;
+    static constexpr int kManyValueRows = 1;
     static constexpr int kValueVectors = 1;
     static constexpr int kDotRows = 1;
     static constexpr bool kWideIsSigned = false;  // dot<wide> takes codes with their offset of 128
@@ -102,6 +103,12 @@ struct Portable {
         for (int half = 8; half; half /= 2)
             for (int i = 0; i < half; i++) x.v[i] += x.v[i + half];
         return x.v[0];
+    }
+
+    FH_INLINE float max16(const F (&v)[1]) {
+        float largest = v[0].v[0];
+        for (float x : v[0].v) largest = x > largest ? x : largest;
+        return largest;
     }
 
     FH_INLINE F load_half(const uint16_t* p) {

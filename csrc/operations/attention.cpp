@@ -56,8 +56,7 @@ class Attention : public Operation {
 
   private:
     static constexpr int kFewRows = 4;
-    static constexpr int kTileRows =
-        8;  // so that the queries of any group are a multiple of 8, as the kernels take them
+    static constexpr int kTileRows = 8;  // whose heads are a multiple of the kernels' tiles, or nearly
 
     struct Item {
         const StepRequest* request;
