@@ -126,6 +126,9 @@ class GlmSparse(DeepSeekSparse):
         num_layers = settings.size("num_hidden_layers")
         kinds = settings.layers("indexer_types", num_layers) or settings.get("index_topk_pattern")
         if kinds is not None:
-            return [i for i, kind in enumerate(kinds) if kind in ("full", "F")]
-        every, offset = settings.size("index_topk_freq", 1), settings.count("index_skip_topk_offset", 2)
+            return [i for i, kind in enumerate(kinds) if kind in ("full", "F", True)]
+        # GGUF files without the list: llama.cpp knows GLM-5.2 and later by their context.
+        shared = settings.is_gguf and settings.size("max_position_embeddings") >= 1 << 20
+        every = settings.size("index_topk_freq", 4 if shared else 1)
+        offset = settings.count("index_skip_topk_offset", 3 if shared else 2)
         return [i for i in range(num_layers) if max(i - offset + 1, 0) % every == 0]
