@@ -13,6 +13,7 @@ pytest.importorskip("transformers", reason="transformers is the reference")
 
 from freehold.errors import FreeholdError  # noqa: E402
 from freehold.executors.torch import TorchExecutor  # noqa: E402
+from freehold.models.deepseek_sparse import GlmSparse  # noqa: E402
 from freehold.models.parameters import named_parameters  # noqa: E402
 from freehold.models.registry import (  # noqa: E402
     GGUF_ARCHITECTURES,
@@ -22,7 +23,7 @@ from freehold.models.registry import (  # noqa: E402
     model_from_config,
     unused_tensors,
 )
-from freehold.models.settings import ALIASES, GGUF_KEYS  # noqa: E402
+from freehold.models.settings import ALIASES, GGUF_KEYS, Settings  # noqa: E402
 from freehold.weights.checkpoint import Checkpoint  # noqa: E402
 from freehold.weights.gguf import open_gguf  # noqa: E402
 from parity.cases import CASES, SIZES  # noqa: E402
@@ -241,6 +242,11 @@ GGUF_CASES = {
         "expert_gating_func": 2,
         "nextn_predict_layers": 0,
     },
+    "glm_moe_dsa-shared": {
+        "rope.dimension_count": 16,
+        "attention.key_length_mla": 40,
+        "attention.indexer.types": [True, False, True],
+    },
 }
 
 
@@ -251,6 +257,14 @@ def test_a_gguf_file_gives_the_same_logits(name, tmp_path):
     write_gguf(pair, config, tmp_path / "m.gguf", **GGUF_CASES[name])
     checkpoint, ids = open_gguf(tmp_path / "m.gguf"), random_ids(40)
     assert_close(logits(model_for(checkpoint), checkpoint, ids), pair.logits(ids))
+
+
+def test_a_gguf_file_that_says_nothing_of_indexers_has_those_of_llama_cpps_table():
+    values = {"num_hidden_layers": 12, "max_position_embeddings": 1 << 20}
+    assert list(GlmSparse.layers_with_indexer(Settings(values, {}))) == [0, 1, 2, 6, 10]
+    assert list(GlmSparse.layers_with_indexer(Settings(values))) == list(range(12))
+    values["max_position_embeddings"] = 202752
+    assert list(GlmSparse.layers_with_indexer(Settings(values, {}))) == list(range(12))
 
 
 def test_sizes_are_named_as_the_gguf_file_does(tmp_path):

@@ -70,6 +70,7 @@ CHANGES = {
     "glm4_moe_lite": {},
     "deepseek_v32": dict(index_head_dim=64),
     "glm_moe_dsa": dict(index_head_dim=64),
+    "glm_moe_dsa-shared": dict(index_head_dim=64),
     "qwen3_next": DELTA,
     "qwen3_5": DELTA,
     "qwen3_5_moe": DELTA,

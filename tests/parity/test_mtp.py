@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,63 +37,78 @@ CHANGES = {
     "glm4_moe": {},
     "qwen3_next": {"layer_types": MIXED_LAYERS},
     "qwen3_5": {"layer_types": MIXED_LAYERS},
+    "deepseek_v32": {},
+    "glm_moe_dsa": {},
+    "glm_moe_dsa-shared": {"indexer_types": ["full", "full", "shared", "full"]},
+    "ernie4_5": {},
+    "ernie4_5_moe": {"moe_layer_end_index": 2},
 }
-OWN_NAMES = {  # of Qwen's, which give the layer a place of its own
-    "eh_proj.": "fc.",
-    "enorm.": "pre_fc_norm_embedding.",
-    "hnorm.": "pre_fc_norm_hidden.",
-    "shared_head.norm.": "norm.",
-    "": "layers.0.",
+QWEN_NAMES = {  # of families that give the layer a place of its own
+    "eh_proj.": "mtp.fc.",
+    "enorm.": "mtp.pre_fc_norm_embedding.",
+    "hnorm.": "mtp.pre_fc_norm_hidden.",
+    "shared_head.norm.": "mtp.norm.",
+    "": "mtp.layers.0.",
 }
+ERNIE_NAMES = {
+    "eh_proj.": "model.mtp_linear_proj.0.",
+    "enorm.": "model.mtp_emb_norm.0.",
+    "hnorm.": "model.mtp_hidden_norm.0.",
+    "": "model.mtp_block.0.",
+}
+OWN_NAMES = {"qwen3_next": QWEN_NAMES, "qwen3_5": QWEN_NAMES, "ernie4_5": ERNIE_NAMES, "ernie4_5_moe": ERNIE_NAMES}
+REFERENCES = ("deepseek_v3", "glm4_moe", *(name for name, own in OWN_NAMES.items() if own is QWEN_NAMES))  # have one
 LAYER = "model.layers.3."  # behind the three of the model
 PROMPT = "Hello, world! 你好 " * 3
 IDS = random_ids(40)
 
 
-def publish_further(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """A model of three layers and its layer for multi-token prediction, as labs publish them; returns the tensors."""
-    reference, _ = publish(folder, name, num_hidden_layers=4, **CHANGES[name])
+def publish_further(folder: Path, name: str, **overrides: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """A model of three layers and its layer for multi-token prediction, as labs publish them.
+
+    Returns the reference's of four layers, the last of which is that, and the tensors by its names.
+    """
+    reference, _ = publish(folder, name, num_hidden_layers=4, **CHANGES[name], **overrides)
     width, offset = reference.config.hidden_size, 0.0 if name.startswith("qwen") else 1.0
     tensors = load_file(folder / "model.safetensors")
-    for norm in ("enorm", "hnorm", "shared_head.norm"):
+    for norm in ("enorm", "hnorm", *(() if name.startswith("ernie") else ("shared_head.norm",))):
         tensors[f"{LAYER}{norm}.weight"] = offset + 0.2 * torch.randn(width)
     tensors[f"{LAYER}eh_proj.weight"] = 0.2 * torch.randn(width, 2 * width)
-    for copy, shared in (("shared_head.head", "lm_head"), ("embed_tokens", "model.embed_tokens")):
-        tensors[f"{LAYER}{copy}.weight"] = tensors[f"{shared}.weight"].clone()
+    if name not in OWN_NAMES:
+        for copy, shared in (("shared_head.head", "lm_head"), ("embed_tokens", "model.embed_tokens")):
+            tensors[f"{LAYER}{copy}.weight"] = tensors[f"{shared}.weight"].clone()
     config = json.loads((folder / "config.json").read_text())
+    config |= {key: value[:3] for key, value in config.items() if isinstance(value, list) and len(value) == 4}
     config |= {"num_hidden_layers": 3, "num_mtp_layers": 1}
     if name.startswith("qwen"):
-        config |= {"layer_types": MIXED_LAYERS[:3], "mtp_layer_types": MIXED_LAYERS[3:]}
+        config["mtp_layer_types"] = MIXED_LAYERS[3:]
     (folder / "config.json").write_text(json.dumps(config))
     save(folder, name, tensors)
-    return tensors
+    return reference, tensors
 
 
 def save(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    if name.startswith("qwen"):
+    if name in OWN_NAMES:
         own = {tensor: tensor.removeprefix(LAYER) for tensor in tensors if tensor.startswith(LAYER)}
         own = {
-            tensor: next(new + rest.removeprefix(old) for old, new in OWN_NAMES.items() if rest.startswith(old))
+            tensor: next(new + rest.removeprefix(old) for old, new in OWN_NAMES[name].items() if rest.startswith(old))
             for tensor, rest in own.items()
-            if not rest.startswith(("shared_head.head", "embed_tokens"))
         }
-        tensors = {
-            (f"mtp.{own[tensor]}" if tensor in own else tensor): value
-            for tensor, value in tensors.items()
-            if tensor in own or not tensor.startswith(LAYER)
-        }
+        tensors = {own.get(tensor, tensor): value for tensor, value in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def make_it_right(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    """What follows depends on the last token mostly, and the layer hands that on: then most guesses are right."""
+    """The token seven further on follows mostly, and the layer hands the last one on: then most guesses are right."""
     for place, tensor in tensors.items():
         if place.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight")):
             tensor *= 0.003
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].roll(7, 0)
     width = tensors["model.norm.weight"].shape[0]
     tensors[f"{LAYER}eh_proj.weight"] = torch.cat([torch.eye(width), torch.zeros(width, width)], 1).contiguous()
     tensors[f"{LAYER}enorm.weight"] = torch.zeros(width) if name.startswith("qwen") else torch.ones(width)
-    tensors[f"{LAYER}shared_head.norm.weight"] = tensors["model.norm.weight"].clone()
+    if f"{LAYER}shared_head.norm.weight" in tensors:
+        tensors[f"{LAYER}shared_head.norm.weight"] = tensors["model.norm.weight"].clone()
     save(folder, name, tensors)
 
 
@@ -100,14 +116,17 @@ def make_it_right(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> 
 def published(request, tmp_path_factory) -> tuple[Path, np.ndarray]:
     """A folder, and the reference's logits of what follows each of IDS[1:]."""
     folder = tmp_path_factory.mktemp(request.param)
-    publish_further(folder, request.param)
-    return folder, reference_logits(folder, IDS)
+    reference, tensors = publish_further(folder, request.param)
+    if request.param in REFERENCES:
+        return folder, reference_logits(folder, IDS)
+    return folder, logits_around_the_block(reference, tensors, IDS)
 
 
 @pytest.fixture(scope="module", params=CHANGES)
 def right(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp(f"{request.param}-right")
-    make_it_right(folder, request.param, publish_further(folder, request.param))
+    _, tensors = publish_further(folder, request.param, tie_word_embeddings=False)
+    make_it_right(folder, request.param, tensors)
     return folder
 
 
@@ -122,6 +141,28 @@ def reference_logits(folder: Path, ids: list[int]) -> np.ndarray:
         positions = torch.arange(1, len(ids))[None]
         hidden = further.forward_layer(0, hidden, positions, cache, input_ids=tokens[:, 1:])
         return further._project_to_logits(hidden)[0].numpy()
+
+
+@torch.no_grad()
+def logits_around_the_block(reference: Any, tensors: dict[str, torch.Tensor], ids: list[int]) -> np.ndarray:
+    """As `reference_logits` where the reference has no such layer: its last block in the formulas of vLLM's
+    `deepseek_mtp.py` and FastDeploy's `ernie4_5_mtp.py`, to which the hidden states come after the final norm."""
+    reference.config.num_hidden_layers = 3
+    model, tokens, count = reference.model, torch.tensor([ids]), len(ids) - 1
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x, x.shape[-1:], tensors[name], reference.config.rms_norm_eps)
+
+    past = model(tokens[:, :-1], use_cache=False).last_hidden_state
+    drawn = model.embed_tokens(tokens[:, 1:])
+    both = torch.cat([norm(drawn, f"{LAYER}enorm.weight"), norm(past, f"{LAYER}hnorm.weight")], -1)
+    hidden, positions = both @ tensors[f"{LAYER}eh_proj.weight"].T, torch.arange(count)[None]
+    mask = torch.full((1, 1, count, count), -torch.inf).triu(1)
+    turns = model.rotary_emb(hidden, position_ids=positions)
+    hidden = model.layers[3](hidden, attention_mask=mask, position_ids=positions, position_embeddings=turns)
+    hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+    last = f"{LAYER}shared_head.norm.weight"
+    return reference.lm_head(norm(hidden, last if last in tensors else "model.norm.weight"))[0].numpy()
 
 
 def guesses(executor, ids: list[int], chunk: int) -> list[int]:
@@ -155,7 +196,19 @@ def test_guesses_are_the_references(published, kind, chunk):
     assert_likeliest(guesses(executor, IDS, chunk), expected)
 
 
-@pytest.mark.parametrize("published", ["deepseek_v3", "glm4_moe"], indirect=True)
+def test_a_projection_published_transposed_is_the_same_layer(tmp_path):
+    """As ERNIE-4.5-300B-A47B's."""
+    reference, tensors = publish_further(tmp_path, "ernie4_5_moe")
+    expected, name = logits_around_the_block(reference, tensors, IDS), f"{LAYER}eh_proj.weight"
+    save(tmp_path, "ernie4_5_moe", tensors | {name: tensors[name].T.contiguous()})
+    checkpoint = open_checkpoint(tmp_path)
+    model = model_for(checkpoint)
+    layer = next_token_layer(model, checkpoint.tensors)
+    executor = NativeExecutor(model, checkpoint, num_blocks=5, dtype="float32", threads=2, next_token=layer)
+    assert_likeliest(guesses(executor, IDS, 64), expected)
+
+
+@pytest.mark.parametrize("published", ["deepseek_v3", "glm4_moe", "deepseek_v32", "glm_moe_dsa-shared"], indirect=True)
 def test_a_gguf_file_holds_the_same_layer(published, tmp_path):
     folder, expected = published
     checkpoint = open_checkpoint(folder)
@@ -164,8 +217,10 @@ def test_a_gguf_file_holds_the_same_layer(published, tmp_path):
     layer.permuted_in_gguf = layer.decoder.permuted_in_gguf
     config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 4}
     keys = {"rope.dimension_count": 16, "nextn_predict_layers": 1}
-    if layer.config.architecture == "deepseek_v3":
+    if layer.config.architecture != "glm4_moe":
         keys |= {"attention.key_length_mla": 40, "expert_gating_func": 2}
+    if layer.config.architecture == "glm_moe_dsa":
+        keys["attention.indexer.types"] = [True, True, False]
     write_gguf(Pair("", None, layer, checkpoint), config, tmp_path / "m.gguf", **keys)
     written = open_gguf(tmp_path / "m.gguf")
     model = model_for(written)
@@ -210,7 +265,9 @@ def replies(folder: Path, speculate: bool, **options):
 
 
 @pytest.mark.parametrize(
-    ("right", "executor"), [*((name, "native") for name in CHANGES), ("qwen3_next", "torch")], indirect=["right"]
+    ("right", "executor"),
+    [*((name, "native") for name in CHANGES), ("qwen3_next", "torch"), ("deepseek_v32", "torch")],
+    indirect=["right"],
 )
 def test_no_guess_changes_a_bit(right, executor):
     plain, without = replies(right, False, executor=executor)
@@ -232,25 +289,28 @@ def test_wrong_guesses_change_no_bit(published):
 
 
 def test_the_layer_is_budgeted_and_only_loaded_where_it_is_wanted_and_fits(right):
-    with_layer = freehold.describe(right, context=400)
+    with_layer, checkpoint = freehold.describe(right, context=400), open_checkpoint(right)
     shown = CliRunner().invoke(cli, ["show", str(right)]).output
     assert "3, 64 wide, and one that foresees the token after the next" in " ".join(shown.split())
     with freehold.load(right, context=400, threads=1) as model:
         assert model.info["memory"] == with_layer["memory"]
-        copies = {} if "mtp.norm.weight" in open_checkpoint(right).tensors else {"model.layers": 2}
+        numbered = f"{LAYER}enorm.weight" in checkpoint.tensors
+        copies = {"model.layers": 2} if numbered else {}
         assert model.info["unused"] == copies  # of embedding and output matrix
     with freehold.load(right, context=400, threads=1, speculate=False) as model:
         plain, unused = model.info["memory"], model.info["unused"]
         assert not model.info["next_token_layer"] and sum(unused.values()) > 10
     more = with_layer["memory"]["kv_bytes_per_token"] - plain["kv_bytes_per_token"]
-    assert more == plain["kv_bytes_per_token"] / 3 or (copies == {} and more == 2 * 2 * 64)
+    layer = next_token_layer(model_for(checkpoint), checkpoint.tensors)
+    assert more == 2 * sum(width + -width % 16 for width in layer.caches()[3].tokens.values())
     assert with_layer["memory"]["weights_bytes"] > plain["weights_bytes"]
     with freehold.load(right, context=400, threads=1, memory_bytes=with_layer["memory"]["total_bytes"] - 1) as model:
         assert not model.info["next_token_layer"] and model.info["memory"] == plain
 
 
-def test_checkpoints_without_the_layer_are_as_they_were(tmp_path):
-    publish(tmp_path, "deepseek_v3")
+@pytest.mark.parametrize("name", CHANGES)
+def test_checkpoints_without_the_layer_are_as_they_were(name, tmp_path):
+    publish(tmp_path, name)
     checkpoint = open_checkpoint(tmp_path)
     model = model_for(checkpoint)
     assert next_token_layer(model, checkpoint.tensors) is None
@@ -258,7 +318,7 @@ def test_checkpoints_without_the_layer_are_as_they_were(tmp_path):
 
 
 def test_a_damaged_layer_is_refused(tmp_path):
-    tensors = publish_further(tmp_path, "deepseek_v3")
+    _, tensors = publish_further(tmp_path, "deepseek_v3")
     del tensors[f"{LAYER}hnorm.weight"]
     save(tmp_path, "deepseek_v3", tensors)
     with pytest.raises(ModelFileError, match=r"model\.layers\.3\.hnorm\.weight: missing from the file's tensors"):

@@ -2,7 +2,7 @@
 
 Papers: DeepSeek-AI 2025 (DeepSeek-V3.2), GLM-5 team 2026. Checkpoints: DeepSeek-V3.2-Exp, V3.2, Math-V2; GLM-5 to 5.3.
 The indexer's rope pairs channel i with i + half in DeepSeek's, 2i with 2i + 1 in GLM's, where also some layers take
-over the choice of the layer before them.
+over the choice of the layer before them. The layer for multi-token prediction (see `mtp.py`) has an indexer of its own.
 Reference: transformers `models/deepseek_v32` and `models/glm_moe_dsa`.
 """
 
@@ -40,7 +40,6 @@ class SparseConfig(LatentConfig):
 class DeepSeekSparse(DeepSeek):
     gguf_names = DeepSeek.gguf_names | INDEX_GGUF_NAMES
     index_rope_interleaved = False
-    predicts_further = False  # the indexer stands in `forward`, not in a block
 
     @classmethod
     def from_settings(cls, settings: Settings, interleaved_rope: bool) -> Self:
@@ -58,6 +57,10 @@ class DeepSeekSparse(DeepSeek):
     @classmethod
     def layers_with_indexer(cls, settings: Settings) -> Any:
         return range(settings.size("num_hidden_layers"))
+
+    def further_config(self) -> Any:
+        config = super().further_config()
+        return dataclasses.replace(config, index_layers=config.index_layers | {self.config.num_layers})
 
     def attention_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
         c = self.config
@@ -82,15 +85,22 @@ class DeepSeekSparse(DeepSeek):
     def forward(self, parameters, batch):
         x, selected = ops.embedding(batch.tokens, parameters["model.embed_tokens.weight"]), None
         for i in range(self.config.num_layers):
-            layer = parameters.scope(f"model.layers.{i}.")
-            h = self.norm(x, layer, "input_layernorm")
-            residual = self.query_residual(h, layer)
-            if i in self.config.index_layers:
-                selected = self.select(h, residual, layer, batch, i)
-            x = ops.add(x, self.attend(h, residual, layer, batch, i, selected))
-            h = self.norm(x, layer, "post_attention_layernorm")
-            x = ops.add(x, self.feed_forward(h, layer, i))
+            x, selected = self.sparse_block(x, parameters.scope(f"model.layers.{i}."), batch, i, selected)
         return x
+
+    def block(self, x, layer, batch, i):
+        """That of a layer with an indexer."""
+        return self.sparse_block(x, layer, batch, i, None)[0]
+
+    def sparse_block(self, x, layer, batch, i, selected):
+        """What the block gives, and the positions that its queries saw: `selected` where it has no indexer."""
+        h = self.norm(x, layer, "input_layernorm")
+        residual = self.query_residual(h, layer)
+        if i in self.config.index_layers:
+            selected = self.select(h, residual, layer, batch, i)
+        x = ops.add(x, self.attend(h, residual, layer, batch, i, selected))
+        h = self.norm(x, layer, "post_attention_layernorm")
+        return ops.add(x, self.feed_forward(h, layer, i)), selected
 
     def select(self, x, residual, layer, batch, i):
         """The positions whose keys this layer's queries see."""
@@ -116,6 +126,9 @@ class GlmSparse(DeepSeekSparse):
         num_layers = settings.size("num_hidden_layers")
         kinds = settings.layers("indexer_types", num_layers) or settings.get("index_topk_pattern")
         if kinds is not None:
-            return [i for i, kind in enumerate(kinds) if kind in ("full", "F")]
-        every, offset = settings.size("index_topk_freq", 1), settings.count("index_skip_topk_offset", 2)
+            return [i for i, kind in enumerate(kinds) if kind in ("full", "F", True)]
+        # GGUF files without the list: llama.cpp knows GLM-5.2 and later by their context.
+        shared = settings.is_gguf and settings.size("max_position_embeddings") >= 1 << 20
+        every = settings.size("index_topk_freq", 4 if shared else 1)
+        offset = settings.count("index_skip_topk_offset", 3 if shared else 2)
         return [i for i in range(num_layers) if max(i - offset + 1, 0) % every == 0]

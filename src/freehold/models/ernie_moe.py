@@ -4,7 +4,7 @@ Paper: Baidu 2025 (ERNIE 4.5 technical report). Checkpoints: ERNIE-4.5-21B-A3B, 
 Reference: transformers `models/ernie4_5_moe/modeling_ernie4_5_moe.py`.
 """
 
-from typing import Self
+from typing import Any, Self
 
 from freehold import ops
 from freehold.models.config import decoder_values
@@ -28,6 +28,9 @@ class ErnieMoe(Experts, Ernie):
         values |= {"qkv_bias": bias, "output_bias": bias, "mlp_bias": bias}
         router = ops.Router(settings.size("num_experts_per_tok"), least_sum=settings.number("moe_norm_min", 1e-12))
         return cls(ExpertsConfig(**values, **experts_values(settings, router, sparse_layers(settings))))
+
+    def further_config(self) -> Any:
+        return Ernie.further_config(self)  # without experts
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         head = {"lm_head.bias": (self.config.vocabulary_size,)} if self.config.mlp_bias else {}

@@ -1,5 +1,6 @@
 """Feed-forwards of routed experts: a layer shared by every family that has them."""
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,10 @@ class Experts(Llama):
     routed = "mlp.experts"
     matrices = ("gate_proj", "up_proj", "down_proj")
     shared = "mlp.shared_experts"
+
+    def further_config(self) -> Any:
+        config = super().further_config()
+        return dataclasses.replace(config, sparse_layers=config.sparse_layers | {self.config.num_layers})
 
     def feed_forward_shapes(self, i: int) -> dict[str, tuple[int, ...]]:
         c = self.config

@@ -218,7 +218,14 @@ def _latent(config: Any) -> dict[str, Any]:
         "attention.value_length": config.latent_size,
         "attention.key_length_mla": config.query_dim,
         "attention.value_length_mla": config.value_dim,
+        "attention.indexer.types": _indexers(config),
     }
+
+
+def _indexers(config: Any) -> list[bool] | None:
+    """For each layer whether it has an indexer, or takes over the choice of the layer before."""
+    layers = getattr(config, "index_layers", None)
+    return None if layers is None else [i in layers for i in range(config.num_layers)]
 
 
 def _linear(config: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Checkpoints: Llama 2 and 3.x, SmolLM, DeepSeek-LLM, R1-Distill-Llama and others 
 Reference: transformers `models/llama/modeling_llama.py`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -48,6 +49,7 @@ class Llama:
     interleaved_rope = False  # as published
     dense = "mlp"  # what the feed-forward is called
     predicts_further = False  # checkpoints may have a layer for multi-token prediction (see `models.mtp`)
+    further_norm = "model.layers.{i}.shared_head.norm"  # the norm behind that layer, before the output matrix
     permuted_in_gguf = True  # llama.cpp's converter permutes the rows of q and k so that rope's pairs lie side by side
 
     def __init__(self, config: DecoderConfig):
@@ -67,6 +69,10 @@ class Llama:
         values = decoder_values(settings, interleaved_rope=interleaved_rope)
         values |= {"output_bias": values["qkv_bias"], "mlp_bias": settings.flag("mlp_bias")}
         return cls(DecoderConfig(**values))
+
+    def further_config(self) -> Any:
+        """The config with one layer more, that for multi-token prediction."""
+        return dataclasses.replace(self.config, num_layers=self.config.num_layers + 1)
 
     # Parameters.
 

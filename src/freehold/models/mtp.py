@@ -1,10 +1,12 @@
 """Multi-token prediction: the layer behind a model's last that foresees the token after the next.
 
-Papers: Gloeckle et al. 2024, DeepSeek-AI 2024 (DeepSeek-V3, 2.2). Checkpoints: DeepSeek-V3 to V3.1 and R1, GLM-4.5 to
-4.7 and 4.7-Flash, which number it as one layer more; Qwen3-Next and Qwen3.5, which call it `mtp`. It reads a token's
+Papers: Gloeckle et al. 2024, DeepSeek-AI 2024 (DeepSeek-V3, 2.2). Checkpoints: DeepSeek-V3 to V3.2 and R1, GLM-4.5 to
+5.3, which number it as one layer more; Qwen3-Next and Qwen3.5, which call it `mtp`, and ERNIE 4.5 with experts, which
+calls it `mtp_block`. MiniMax-M2's config.json names such layers, but its checkpoints have none. It reads a token's
 hidden state after the final norm and the token that was drawn of it; what it gives is a guess, which speculation
 verifies, so that no reply depends on it. Of several such layers the first is run.
-Reference: transformers `modeling_layers.py` (MtpLayer), vLLM `deepseek_mtp.py` and `qwen3_next_mtp.py`.
+Reference: transformers `modeling_layers.py` (MtpLayer), vLLM `deepseek_mtp.py` and `qwen3_next_mtp.py`, FastDeploy
+`ernie4_5_mtp.py`.
 """
 
 import dataclasses
@@ -12,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from freehold import ops
-from freehold.models.experts import ExpertsConfig
 from freehold.models.llama import Llama
 from freehold.models.parameters import check_parameters, named_parameters
 
@@ -32,18 +33,27 @@ OWN_PREFIXES = {
     "mtp.pre_fc_norm_hidden.": "hnorm.",
     "mtp.norm.": "shared_head.norm.",
     "mtp.layers.0.": "",
+    "model.mtp_linear_proj.0.": "eh_proj.",
+    "model.mtp_emb_norm.0.": "enorm.",
+    "model.mtp_hidden_norm.0.": "hnorm.",
+    "model.mtp_block.0.": "",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """A matrix that reads several inputs side by side: one matrix for each (see `models.parameters.Split`)."""
+    """A matrix that reads several inputs side by side: one matrix for each (see `models.parameters.Split`).
+
+    ERNIE-4.5-300B-A47B publishes it as (inputs, outputs).
+    """
 
     names: tuple[str, ...]
 
     def apply(self, tensor: Any, shapes: Sequence[tuple[int, ...]], config: Any) -> list[Any]:
         """The tensors of `names`, of `shapes`."""
-        parts = tensor.transpose().split(0, 1, [columns for _, columns in shapes])
+        widths = [columns for _, columns in shapes]
+        by_inputs = tensor if tensor.shape[0] == sum(widths) else tensor.transpose()
+        parts = by_inputs.split(0, 1, widths)
         return [part.transpose() for part in parts]
 
 
@@ -52,12 +62,10 @@ class NextToken:
 
     def __init__(self, model: Llama):
         self.index = model.config.num_layers
-        sparse: Any = {}
-        if isinstance(model.config, ExpertsConfig):
-            sparse["sparse_layers"] = model.config.sparse_layers | {self.index}
-        self.config = dataclasses.replace(model.config, num_layers=self.index + 1, **sparse)
+        self.config = model.further_config()
         self.decoder = type(model)(self.config)
         self.prefix = f"model.layers.{self.index}."
+        self.last_norm = model.further_norm.format(i=self.index)
         self.gguf_names = self.decoder.gguf_names | NEXT_GGUF_NAMES
         self.splits = {**self.decoder.splits, "eh_proj.weight": Columns(("e_proj.weight", "h_proj.weight"))}
         self.prefixes = {name: f"{self.prefix}{ours}" for name, ours in OWN_PREFIXES.items()}
@@ -69,7 +77,8 @@ class NextToken:
         d, decoder = self.config.hidden_size, self.decoder.parameter_shapes()
         shapes = {name: decoder[name] for name in ("model.embed_tokens.weight", "model.norm.weight", self.head)}
         shapes |= {name: shape for name, shape in decoder.items() if name.startswith(self.prefix)}
-        shapes |= {f"{self.prefix}{name}.weight": (d,) for name in ("enorm", "hnorm", "shared_head.norm")}
+        shapes |= {f"{self.prefix}{name}.weight": (d,) for name in ("enorm", "hnorm")}
+        shapes[f"{self.last_norm}.weight"] = (d,)
         return shapes | {f"{self.prefix}{name}.weight": (d, d) for name in ("e_proj", "h_proj")}
 
     def caches(self) -> list[ops.CacheSpec]:
@@ -90,7 +99,7 @@ class NextToken:
 
     def logits(self, parameters, hidden):
         """Logits (rows, V) of some rows of these."""
-        normed = self.decoder.norm(hidden, parameters, f"{self.prefix}shared_head.norm")
+        normed = self.decoder.norm(hidden, parameters, self.last_norm)
         return ops.linear(normed, parameters[self.head])
 
 
