@@ -51,6 +51,8 @@ def load(
     """
     stored = resolve(ref, progress=progress)
     checkpoint = open_checkpoint(stored.path)
+    # Made ready while the model is budgeted and its weights are repacked.
+    text = _Background(lambda metadata=checkpoint.metadata, folder=checkpoint.folder: read_text(metadata, folder))
     model = model_for(checkpoint)
     if quantize is not None:
         checkpoint = _quantized(checkpoint, model, quantize)
@@ -63,8 +65,6 @@ def load(
         lambda layer: choice.plan(model, checkpoint, layer), next_token, context, _at_most(measure(), memory_bytes)
     )
     num_blocks, experts_bytes = _budget(plan, context, _at_most(measure(), memory_bytes))
-    # Made ready while the weights are repacked.
-    text = _Background(lambda: read_text(checkpoint.metadata, checkpoint.folder))
     if experts_bytes is not None:  # experts take all that is left, so that what the text takes must be known first
         text.result()
         num_blocks, experts_bytes = _budget(plan, context, _at_most(measure(), memory_bytes))
