@@ -15,6 +15,16 @@ def test_health_and_readiness(server):
     assert server.http.get("/ready").json() == {"status": "ready"}
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", "/api/version", "/metrics"])
+def test_head_is_answered_as_get_is(server, path):
+    answer = server.http.head(path)
+    assert answer.status_code == 200 and not answer.content
+
+
+def test_models_with_a_slash_at_the_end(server):
+    assert server.http.get("/v1/models/").json()["object"] == "list"
+
+
 def test_not_ready_while_loading(smollm):
     with Server(smollm, wait=False) as server:
         answers = {}

@@ -22,6 +22,7 @@ FACTS = (
 )
 
 
+@router.get("/v1/models/", include_in_schema=False)
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """The models that this server answers with, the first where none is named.

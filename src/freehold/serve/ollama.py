@@ -215,7 +215,7 @@ class _Calls:
                     self._name, self._arguments = name, ""
                 case ToolCallArguments(_, fragment):
                     self._arguments += fragment
-                case ToolCallEnd():
+                case ToolCallEnd(whole=True):  # what was cut short is no call
                     function = {"name": self._name, "arguments": json.loads(self._arguments or "{}")}
                     calls.append({"function": function})
         return (answer, thoughts, calls) if answer or thoughts or calls else None
