@@ -283,7 +283,8 @@ async def _to_thread(call: Callable[[], Any]) -> Any:
 
 
 def _stops(stop: str | Sequence[str] | None) -> list[str]:
-    stops = [stop] if isinstance(stop, str) else list(stop or ()) if isinstance(stop, Iterable | None) else [stop]
+    one = isinstance(stop, str) or not isinstance(stop, Iterable | None)
+    stops: list[Any] = [stop] if one else list(stop or ())
     if len(stops) > MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
         raise RequestError(f"stop: expected up to {MAX_STOPS} texts that are not empty, got {stop!r}")
     return stops
