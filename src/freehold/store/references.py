@@ -40,6 +40,8 @@ def resolve(ref: str | os.PathLike[str] | None = None, *, progress: Progress | N
     name = CATALOGUE[0].name if ref is None else os.fspath(ref)
     if name in BY_NAME:
         return _of_catalogue(BY_NAME[name], progress)
+    if not name:  # which a path takes for the folder at hand
+        raise ModelNotFoundError("the model's name is empty", "leave it out for the default model; . is this folder")
     path = Path(name)
     is_here = _exists(path)
     if source_of(name) and not is_here:
