@@ -64,7 +64,7 @@ class Model:
         self.close()
 
     def close(self) -> None:
-        """End all requests and free the memory."""
+        """End all requests. The memory is free again once nobody holds the model any more."""
         self.engine.close()
 
     @property
