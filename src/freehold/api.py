@@ -64,7 +64,7 @@ class Model:
         self.close()
 
     def close(self) -> None:
-        """End all requests and free the memory."""
+        """End all requests. The memory is free again once nobody holds the model any more."""
         self.engine.close()
 
     @property
@@ -87,6 +87,14 @@ class Model:
         return self.tokenizer.encode(text, special=special)
 
     def detokenize(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of token ids. Raises RequestError for what is none."""
+        size = self.engine.executor.vocabulary_size
+        try:
+            unknown = [token for token in tokens if not 0 <= operator.index(token) < size]
+        except TypeError as error:
+            raise RequestError(f"tokens: expected token ids: {error}") from None
+        if unknown:
+            raise RequestError(f"tokens: token {unknown[0]} is not in the vocabulary of {size}")
         return self.tokenizer.decode(tokens, skip_special=skip_special)
 
     def chat_tokens(self, messages: Messages, *, tools: Any = None, **variables: Any) -> list[int]:
@@ -157,6 +165,7 @@ class Model:
 
     def embed(self, prompts: Sequence[str | Sequence[int]], *, salt: bytes = b"") -> list[Embedded]:
         """A vector of length 1 for each prompt: `pooling` of the hidden states after the final norm."""
+        _check_prompts(prompts)
         events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         embeddings = [
             self._submit_embedding(prompt, lambda event, i=i: events.put((i, event)), salt)
@@ -228,6 +237,8 @@ class Model:
         """As `embed`. Cancelled, it cancels its requests."""
         import asyncio
 
+        _check_prompts(prompts)
+
         loop = asyncio.get_running_loop()
         inbox, embeddings = LoopInbox.of(loop), []
         try:
@@ -253,6 +264,11 @@ class Model:
         return await _to_thread(lambda: self.detokenize(tokens, skip_special=skip_special))
 
 
+def _check_prompts(prompts: Any) -> None:
+    if isinstance(prompts, str):  # whose characters would each be a prompt
+        raise RequestError("prompts: expected a list of prompts, got one text")
+
+
 def _stop_ids(tokens: Iterable[int]) -> frozenset[int]:
     try:
         return frozenset(operator.index(token) for token in tokens)
@@ -267,7 +283,8 @@ async def _to_thread(call: Callable[[], Any]) -> Any:
 
 
 def _stops(stop: str | Sequence[str] | None) -> list[str]:
-    stops = [stop] if isinstance(stop, str) else list(stop or ())
+    one = isinstance(stop, str) or not isinstance(stop, Iterable | None)
+    stops: list[Any] = [stop] if one else list(stop or ())
     if len(stops) > MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
         raise RequestError(f"stop: expected up to {MAX_STOPS} texts that are not empty, got {stop!r}")
     return stops

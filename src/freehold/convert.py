@@ -56,15 +56,24 @@ def convert(source: Path, out: Path, *, quantize: str | None = None, importance:
     `quantize` names a scheme (see `weights.quantize`); `importance` is an importance matrix in GGUF, as llama-imatrix
     writes it. Raises RequestError, UnsupportedError for what the form cannot hold, ModelFileError.
     """
-    if out.exists():
-        raise RequestError(f"{out}: exists already", "name another, or delete it first")
+    try:
+        if out.exists():
+            raise RequestError(f"{out}: exists already", "name another, or delete it first")
+    except OSError as error:
+        raise RequestError(f"{out}: cannot be written: {error.strerror}") from None
+    if importance is not None and quantize is None:
+        raise RequestError(
+            "importance: an importance matrix weighs what quantization rounds", "name a --quantize FORMAT"
+        )
     checkpoint = open_checkpoint(source)
-    if out.suffix == ".safetensors":
+    if out.suffix.lower() == ".safetensors":
         raise RequestError(f"{out}: a file of safetensors does not say what model it is", f"name a folder: {out.stem}")
-    if out.suffix == ".gguf":
+    if out.suffix.lower() == ".gguf":
         return _to_gguf(checkpoint, out, quantize, importance)
     if quantize is not None and quantize.lower() not in ("bf16", "f16", "f32"):
         raise RequestError(f"quantize {quantize!r}: a folder of safetensors holds bf16, f16 or f32", "name OUT.gguf")
+    if importance is not None:
+        raise RequestError("importance: rounding to 16 bits does not need an importance matrix", "name OUT.gguf")
     return _to_folder(checkpoint, out, (quantize or "").upper() or None)
 
 

@@ -108,13 +108,26 @@ def test_bench_profile(smollm):
         (("run", "{model}", "hi", "--quantize", "q9"), "quantize 'q9': unknown"),
         (("run", "{model}", "hi", "--quantize", "q8_0"), "quantize: the weights are quantized already (Q4_1, Q8_0)"),
         (("convert", "{model}", "{text}"), "exists already"),
+        (("convert", "{model}", "{text}/out.gguf"), "out.gguf: cannot be written: Not a directory"),
+        (("convert", "{model}", "x" * 300 + ".gguf"), "cannot be written: File name too long"),
+        (("convert", "{model}", "{folder}/out.gguf", "--importance", "{model}"), "importance: "),
+        (("convert", "{model}", "{folder}/out", "--quantize", "bf16", "--importance", "{model}"), "importance: "),
+        (("run", "诗" * 200, "hi"), "neither a file, a folder nor a model in the catalogue"),
+        (("run", "hf:" + "x" * 300, "hi"), "expected hf:org/name"),
+        (("run", "", "hi"), "the model's name is empty"),
+        (("show", ""), "the model's name is empty"),
+        (("run", "{model}", "hi", "--raw", "--system", "x"), "--system: is said through the chat template"),
+        (("bench", "{model}", "--prefill", ""), "--prefill: expected numbers from 1 with commas between, got ''"),
+        (("bench", "{model}", "--prefill", "-5"), "--prefill: expected numbers from 1 with commas between, got '-5'"),
+        (("bench", "{model}", "--depth", "1.5"), "--depth: expected numbers from 0 with commas between, got '1.5'"),
+        (("bench", "{model}", "--profile", "--executor", "torch"), "--profile: the torch executor"),
         (("frob",), "No such command"),
         (("show", "{text}"), "not a GGUF file"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, smollm, tmp_path):
     (tmp_path / "text.txt").write_text("hello")
-    names = {"model": smollm, "text": tmp_path / "text.txt"}
+    names = {"model": smollm, "text": tmp_path / "text.txt", "folder": tmp_path}
     done = run(*(argument.format(**names) for argument in arguments))
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
@@ -122,6 +135,40 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, smollm, tmp_p
     assert message in lines[0]
     assert len(lines) <= 2
     assert not done.stdout
+
+
+def test_piped_bytes_that_are_no_text(smollm):
+    done = subprocess.run([FREEHOLD, "run", smollm], input=b"caf\xe9", capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == b"error: standard input: not UTF-8 text, at byte 3\n"
+
+
+def test_standard_input_and_output_may_be_closed(smollm):
+    command = f"{FREEHOLD} run {smollm} hi --max-tokens 2"
+    for closed, output in (("<&-", True), (">&-", False)):
+        done = subprocess.run(f"{command} {closed}", shell=True, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "length]" in done.stderr
+        assert bool(done.stdout) == output
+    done = subprocess.run(f"{FREEHOLD} run {smollm} <&-", shell=True, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "no prompt: standard input is empty" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["run {} hi --max-tokens 2", "run {} hi --max-tokens 2 --json", "show {}", "list"])
+def test_an_output_that_is_full(verb, smollm):
+    command = f"{FREEHOLD} {verb.format(smollm)} < /dev/null > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: output: cannot be written: No space left on device"
+
+
+def test_bench_says_what_it_leaves_out(smollm):
+    figures = ("--context", 40, "--prefill", "8,64", "--depth", "0,64", "--batch", 1, "--tokens", 4, "--repeats", 1)
+    done = run("bench", smollm, "--json", *figures)
+    assert [(row["work"], row["prompt"]) for row in json.loads(done.stdout)["rows"]] == [("prefill", 8), ("decode", 0)]
+    assert "note: prefill at 64: left out, the context holds 40 tokens" in done.stderr
+    done = run("bench", smollm, "--context", 40, "--prefill", 64, "--depth", 64, "--batch", 1)
+    assert done.returncode == 2 and "error: nothing to measure: the context holds 40 tokens" in done.stderr
+    assert run("bench", smollm, "--context", 40, "--profile", "--batch", 1, "--tokens", 2).returncode == 0
 
 
 def test_an_instruction_set_that_is_not_here(smollm):

@@ -99,6 +99,26 @@ def test_tools(tool_server, choice):
     assert client.messages.create(**options).content[0].type == "text"
 
 
+def test_a_call_that_is_cut_short(tool_server):
+    """By the limit or a stop sequence, whole or as a stream: the arguments that are there, and why there are no more."""
+    client = client_of(tool_server)
+    options = {
+        "model": "qwen2.5-coder-0.5b-q4_k_m",
+        "messages": [{"role": "user", "content": "How warm is it in Oslo?"}],
+        "tools": [TOOL],
+        "tool_choice": {"type": "any"},
+        "extra_body": {"temperature": 0},
+    }
+    for limit in range(10, 26, 2):
+        message = client.messages.create(**options, max_tokens=limit)
+        assert message.stop_reason in ("max_tokens", "tool_use")
+    options |= {"max_tokens": 60, "stop_sequences": ["city"]}
+    message = client.messages.create(**options)
+    assert message.stop_reason == "stop_sequence" and message.content[-1].input == {}
+    with client.messages.stream(**options) as stream:
+        assert stream.get_final_message().stop_reason == "stop_sequence"
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -1,5 +1,6 @@
 """Requests that are wrong, each in its own way: an answer that says where, never a 5xx, and nothing left behind."""
 
+import gzip
 import json
 import socket
 
@@ -15,6 +16,10 @@ for _ in range(80):
     DEEP_SCHEMA = {"items": DEEP_SCHEMA}
 
 COSTLY = "start: A\nA: /(.*a.{50})/ & /(.*b.{50})/ & /(.*c.{60})/"  # an automaton of more states than there are atoms
+
+
+def tool_result(content):
+    return {"type": "tool_result", "tool_use_id": "a", "content": content}
 
 
 def schema(value):
@@ -78,7 +83,7 @@ def schema(value):
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages.0.tool_calls.0.function: Field required"),
         ({"messages": [{"role": "user", "content": "word " * 9000}]}, "tokens; the context holds 8192"),
         ({"stop": 5}, "stop"),
-        ({"stop": ["x"] * 17}, "stop"),
+        ({"stop": ["x"] * 17}, "List should have at most 16 items"),
         ({"stop": [None]}, "stop"),
         ({"model": 5}, "model: Input should be a valid string"),
         ({"model": "x" * 501}, "model: String should have at most 500 characters"),
@@ -116,6 +121,7 @@ def schema(value):
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice: "),
+        ({"tool_choice": "required"}, "tool_choice: there are no tools to choose from"),
         ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice: calls of this model or schema cannot be required"),
         ({"reasoning_effort": "enormous"}, "reasoning_effort: Input should be 'none'"),
         ({"reasoning_budget": -1}, "reasoning_budget: "),
@@ -135,9 +141,9 @@ def test_chat(server, change, message):
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("/v1/completions", COMPLETION | {"prompt": []}, "prompt"),
+        ("/v1/completions", COMPLETION | {"prompt": []}, "List should have at least 1 item"),
         ("/v1/completions", COMPLETION | {"prompt": ""}, "the prompt is empty: at least one token is needed"),
-        ("/v1/completions", COMPLETION | {"prompt": [-1]}, "prompt"),
+        ("/v1/completions", COMPLETION | {"prompt": [-1]}, "Input should be greater than or equal to 0"),
         ("/v1/completions", COMPLETION | {"prompt": [99999999]}, "prompt: token 99999999 is not in the vocabulary"),
         ("/v1/completions", COMPLETION | {"prompt": [1, "a"]}, "prompt"),
         ("/v1/completions", COMPLETION | {"prompt": [[]]}, "the prompt is empty"),
@@ -155,6 +161,14 @@ def test_chat(server, change, message):
         ("/v1/messages", MESSAGE | {"max_tokens": None}, "max_tokens: Input should be a valid integer"),
         ("/v1/messages", {"messages": [USER], "max_tokens": 2}, "model: Field required"),
         ("/v1/messages", MESSAGE | {"tool_choice": {"type": "tool"}}, "tool_choice: type tool needs a name"),
+        ("/v1/messages", MESSAGE | {"tool_choice": {"type": "any"}}, "tool_choice: there are no tools to choose from"),
+        ("/v1/messages", MESSAGE | {"messages": [{"role": "user", "content": [tool_result({"a": 1})]}]}, "content: expected a text"),
+        ("/v1/messages", MESSAGE | {"messages": [{"role": "user", "content": [tool_result(["a"])]}]}, "content: expected a text"),
+        ("/v1/responses", {"input": [{"role": "user", "content": 5}]}, "content: expected a text, or a list of parts"),
+        ("/v1/responses", {"input": [{"role": "user", "content": ["Hi"]}]}, "content: expected a text, or a list of parts"),
+        ("/v1/responses", {"input": [{"type": "function_call_output", "call_id": "a", "output": {}}]}, "content: expected a text"),
+        ("/v1/responses", {"input": "Hi", "tool_choice": "required"}, "tool_choice: there are no tools to choose from"),
+        ("/v1/responses", {"input": "Hi", "conversation": "conv_1"}, "conversation: Input should be None"),
         ("/v1/messages", MESSAGE | {"thinking": {"type": "enabled", "budget_tokens": 0}}, "thinking.budget_tokens: "),
         ("/api/chat", {"model": "smollm2-135m-q4_1", "messages": [{"role": "x"}]}, "messages.0.role: "),
         ("/api/generate", {"model": "smollm2-135m-q4_1", "options": {"top_k": -5}}, "options.top_k: "),
@@ -199,6 +213,18 @@ def test_a_body_may_be_called_anything(server):
     for kind in ("application/x-www-form-urlencoded", "text/plain", "application/json; charset=utf-8", "x"):
         answer = server.http.post("/v1/chat/completions", content=json.dumps(CHAT), headers={"content-type": kind})
         assert answer.status_code == 200
+
+
+def test_a_compressed_body_is_refused_for_what_it_is(server):
+    content = gzip.compress(json.dumps(CHAT).encode())
+    answer = server.http.post("/v1/chat/completions", content=content, headers={"content-encoding": "gzip"})
+    assert answer.status_code == 415
+    assert answer.json()["error"]["message"] == "content-encoding 'gzip': send the body as it is"
+
+
+def test_thoughts_that_are_sent_back_are_read_leniently(server):
+    body = {"input": [{"type": "reasoning", "content": 5}, USER], "max_output_tokens": 2}
+    assert server.http.post("/v1/responses", json=body).status_code == 200
 
 
 def test_sizes_are_capped(server):

@@ -5,6 +5,9 @@ import json
 import ollama
 import pytest
 
+from freehold.serve.ollama import _Calls
+from freehold.text.deltas import ToolCallArguments, ToolCallEnd, ToolCallStart
+
 MODEL = "smollm2-135m-q4_1"
 QUESTION = [{"role": "user", "content": "Name three colours."}]
 GREEDY = {"temperature": 0, "num_predict": 12}
@@ -47,6 +50,13 @@ def test_generate(client):
     told = client.generate(MODEL, "Name three colours.", system="Be brief.", options=GREEDY)
     assert told.done_reason in ("length", "stop") and told.response
     assert client.generate(MODEL).done_reason == "load"
+
+
+def test_a_call_that_is_cut_short_is_no_call():
+    begun = [ToolCallStart(0, "call_1", "f"), ToolCallArguments(0, '{"city')]
+    assert _Calls().take([*begun, ToolCallEnd(0, whole=False)]) is None
+    whole = _Calls().take([*begun, ToolCallArguments(0, '": 1}'), ToolCallEnd(0)])
+    assert whole == ("", "", [{"function": {"name": "f", "arguments": {"city": 1}}}])
 
 
 def test_formats(client):

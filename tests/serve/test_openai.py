@@ -214,6 +214,14 @@ def test_a_required_call_has_sound_arguments(tool_client):
         assert set(arguments) == {"city", "unit"} and arguments["unit"] in ("celsius", "fahrenheit")
 
 
+def test_a_call_that_a_stop_string_cuts_short_is_not_said_to_be_whole(tool_client):
+    messages = [{"role": "user", "content": "How warm is it in Oslo, in celsius?"}]
+    options = {"model": "qwen2.5-coder-0.5b-q4_k_m", "tools": [WEATHER], "max_tokens": 100, "tool_choice": "required"}
+    (choice,) = chat(tool_client, messages=messages, stop=["city"], **options).choices
+    assert choice.message.tool_calls[-1].function.arguments == '{"'
+    assert choice.finish_reason == "stop"
+
+
 def test_calls_stream_by_fragments_and_go_on(tool_client):
     messages = [{"role": "user", "content": "How warm is it in Oslo, in celsius? Use the tool."}]
     options = {"model": "qwen2.5-coder-0.5b-q4_k_m", "tools": [WEATHER], "max_tokens": 120}

@@ -15,6 +15,16 @@ def test_health_and_readiness(server):
     assert server.http.get("/ready").json() == {"status": "ready"}
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", "/api/version", "/metrics"])
+def test_head_is_answered_as_get_is(server, path):
+    answer = server.http.head(path)
+    assert answer.status_code == 200 and not answer.content
+
+
+def test_models_with_a_slash_at_the_end(server):
+    assert server.http.get("/v1/models/").json()["object"] == "list"
+
+
 def test_not_ready_while_loading(smollm):
     with Server(smollm, wait=False) as server:
         answers = {}
@@ -143,6 +153,13 @@ def test_every_flag_can_be_said_by_the_environment():
         (("--config", "{unknown}"), "'modles' is unknown"),
         (("--config", "{nested}"), "port: expected one value"),
         (("--config", "{wrong}"), "'eighty' is not a valid integer"),
+        (("--config", "{fraction}"), "'80.5' is not a valid integer"),
+        (("--config", "{truth}"), "'True' is not a valid integer"),
+        (("--memory", "nan"), "'nan' is not a finite number"),
+        (("--memory", "inf"), "'inf' is not a finite number"),
+        (("--drain", "nan"), "'nan' is not a finite number"),
+        (("--api-key-file", "{blank}"), "holds no key"),
+        (("--host", "x" * 300, "--api-key", "a-good-key"), "--port 0: not the name of a host"),
         (("--max-waiting", "0"), "0 is not in the range"),
         (("--memory", "0"), "0.0 is not in the range"),
         (("no-such-model",), "neither a file, a folder nor a model in the catalogue"),
@@ -151,6 +168,7 @@ def test_every_flag_can_be_said_by_the_environment():
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, smollm, tmp_path, capsys, monkeypatch):
     files = {"text": "hello [", "unknown": 'modles = ["x"]', "nested": "port = [80]", "wrong": 'max-waiting = "eighty"'}
+    files |= {"fraction": "max-waiting = 80.5", "truth": "threads = true", "blank": "\n \n"}
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     names = {name: tmp_path / name for name in (*files, "missing")} | {"model": smollm}

@@ -4,8 +4,11 @@ import asyncio
 import threading
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from freehold.errors import EngineError, UnsupportedError
+from freehold.serve.app import _answer_errors
 from freehold.serve.errors import ServeError
 from freehold.serve.metrics import Metrics
 from freehold.serve.pool import ModelPool
@@ -96,3 +99,17 @@ def test_a_failed_engine_is_replaced(smollm):
         pool.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(("path", "field"), [("/v1/messages", "type"), ("/v1/x", "error"), ("/api/x", "error")])
+def test_a_bug_is_answered_in_the_shape_of_its_protocol(path, field):
+    app = FastAPI()
+    _answer_errors(app)
+
+    @app.get(path)
+    def fails():
+        raise ZeroDivisionError
+
+    answer = TestClient(app, raise_server_exceptions=False).get(path)
+    assert answer.status_code == 500
+    assert field in answer.json() and "internal error" in answer.text and "ZeroDivision" not in answer.text

@@ -95,3 +95,14 @@ def test_load_and_unload(pool):
     assert name in loaded(pool)
     assert pool.http.post("/admin/models/four/load", headers=ADMIN).status_code == 404
     assert pool.http.post(f"/admin/models/{name}/load").status_code == 401
+
+
+def test_a_file_that_cannot_be_read_hides_no_other_model(smollm, tmp_path):
+    (tmp_path / "bad.gguf").write_bytes(smollm.read_bytes()[:10_000_000])
+    with Server(smollm, tmp_path / "bad.gguf") as server:
+        good, bad = server.http.get("/v1/models").json()["data"]
+        assert good["id"] == "smollm2-135m-q4_1" and good["context"] == 8192
+        assert bad["id"] == "bad" and not bad["loaded"] and "truncated?" in bad["error"]
+        (listed,) = server.http.get("/api/tags").json()["models"]
+        assert listed["name"] == "smollm2-135m-q4_1:latest"
+        assert server.http.get("/v1/models/bad").status_code == 400

@@ -336,6 +336,8 @@ print("done")
         ("a", dict(stop=["a"] * 17), RequestError, "stop: expected up to 16 texts"),
         ("a", dict(stop_ids=3), RequestError, "stop_ids: expected token ids, got 3"),
         ("a", dict(stop_ids=["x"]), RequestError, r"stop_ids: expected token ids, got \['x'\]"),
+        ("a", dict(stop=5), RequestError, "stop: expected up to 16 texts that are not empty, got 5"),
+        ("a", dict(salt="x"), RequestError, "salt: expected bytes, got 'x'"),
         (3, {}, RequestError, "prompt: expected token ids: 'int' object is not iterable"),
         (None, {}, RequestError, "prompt: expected token ids: 'NoneType' object is not"),
     ],
@@ -344,6 +346,55 @@ def test_wrong_requests_are_refused(model, prompt, options, error, message):
     for call in (model.generate, model.stream, lambda p, **o: asyncio.run(model.agenerate(p, **o))):
         with pytest.raises(error, match=message):
             call(prompt, **options)
+    assert model.generate("a", max_tokens=1).tokens  # nobody else is harmed
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([1, -1], "token -1 is not in the vocabulary"),
+        ([10**6], "token 1000000 is not in"),
+        ("ab", "expected token ids"),
+        ([1.5], "expected token ids"),
+    ],
+)
+def test_what_is_no_token_has_no_text(model, tokens, message):
+    with pytest.raises(RequestError, match=message):
+        model.detokenize(tokens)
+
+
+def test_one_text_is_not_several_prompts_to_embed(model):
+    for call in (model.embed, lambda prompts: asyncio.run(model.aembed(prompts))):
+        with pytest.raises(RequestError, match="prompts: expected a list of prompts, got one text"):
+            call("abc")
+
+
+def test_a_model_does_not_go_along_with_a_fork():
+    """The child has the model but not its thread: it is told, where it would wait for ever."""
+    code = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from fake_executor import FakeExecutor
+from freehold.engine.engine import Engine
+from freehold.engine.request import Request, SamplingParams
+from freehold.executors.native import native_sampler
+engine = Engine(FakeExecutor(), native_sampler, context=96)
+engine._changed.acquire()  # as a thread may hold it
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    try:
+        engine.submit(Request([1], SamplingParams(), lambda event: None))
+    except Exception as error:
+        print(error, flush=True)
+    engine.close()
+    os._exit(0)
+engine._changed.release()
+print(os.waitpid(child, 0)[1], flush=True)
+"""
+    folder = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "the model was loaded before this process was forked\n0\n", done.stderr
 
 
 def test_if_one_of_several_prompts_is_refused_the_others_end(model, executor):

@@ -1,9 +1,11 @@
 """The `freehold` command. Each verb is a file of its own, imported when it is called."""
 
+import errno
 import importlib
 import os
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
@@ -50,8 +52,11 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command: exit code 0; 2 for a user's mistake, in one line; 1 for a bug of ours; 130 when interrupted."""
+    if sys.stdout is None:  # it was closed by who started us
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (as long as the process)
     try:
         cli(standalone_mode=False)
+        sys.stdout.flush()
     except FreeholdError as error:
         _fail(error.message, error.hint)
     except click.ClickException as error:
@@ -59,14 +64,28 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:  # the reader has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            _report_bug(error)
+        _drop_output()
+        _fail(f"{error.filename or 'output'}: cannot be written: {error.strerror}", None)
     except Exception as error:
-        if os.environ.get("FREEHOLD_DEBUG"):
-            raise
-        click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
-        click.echo("hint: this is a bug of ours; FREEHOLD_DEBUG=1 shows where, please report it", err=True)
-        sys.exit(1)
+        _report_bug(error)
+
+
+def _drop_output() -> None:
+    """What is still to be written to standard output has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report_bug(error: Exception) -> NoReturn:
+    if os.environ.get("FREEHOLD_DEBUG"):
+        raise error
+    click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
+    click.echo("hint: this is a bug of ours; FREEHOLD_DEBUG=1 shows where, please report it", err=True)
+    sys.exit(1)
 
 
 def _usage_hint(error: click.ClickException) -> str | None:
@@ -74,7 +93,7 @@ def _usage_hint(error: click.ClickException) -> str | None:
     return f"{ctx.command_path} --help lists what it takes" if ctx else None
 
 
-def _fail(message: str, hint: str | None) -> None:
+def _fail(message: str, hint: str | None) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)

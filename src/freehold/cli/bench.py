@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from freehold.cli.common import human_bytes, loaded, model_options, peak_memory_bytes, print_json
+from freehold.errors import RequestError
 
 
 @click.command(name="bench")
@@ -20,10 +21,12 @@ from freehold.cli.common import human_bytes, loaded, model_options, peak_memory_
 @model_options
 def command(model, prefill, depth, batch, tokens, repeats, profile, as_json, **options):
     """Measure MODEL: prefill, decode at several depths, several sequences at once; medians, in tokens per second."""
+    lengths, depths, batches = _numbers("prefill", prefill, 1), _numbers("depth", depth, 0), _numbers("batch", batch, 1)
+    if profile and options["executor"] != "native":
+        raise RequestError(f"--profile: the {options['executor']} executor does not time its operations")
     # Without speculation: how often it guesses right is the text's merit.
     with loaded(model, options, speculate=False) as loaded_model:
         bench = _Bench(loaded_model, tokens, repeats)
-        lengths, depths, batches = _numbers(prefill), _numbers(depth), _numbers(batch)
         rows = bench.profile(batches) if profile else bench.measure(lengths, depths, batches)
         machine = {key: loaded_model.info[key] for key in ("file", "isa", "threads")}
     if as_json:
@@ -40,11 +43,14 @@ def command(model, prefill, depth, batch, tokens, repeats, profile, as_json, **o
     console.print(f"{machine['isa']}, {machine['threads']} threads, peak memory {human_bytes(peak_memory_bytes())}")
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(name: str, text: str, least: int) -> list[int]:
     try:
-        return [int(part) for part in text.split(",") if part]
+        numbers = [int(part) for part in text.split(",") if part]
     except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between, got {text!r}") from None
+        numbers = []
+    if not numbers or min(numbers) < least:
+        raise RequestError(f"--{name}: expected numbers from {least} with commas between, got {text!r}")
+    return numbers
 
 
 class _Bench:
@@ -56,7 +62,8 @@ class _Bench:
         """Tokens that no earlier prompt began with, so that the prefix cache does not answer."""
         self._prompts += 1
         vocabulary = self._model.info["vocabulary_size"]
-        return [(self._prompts * 7919 + i * 104729) % (vocabulary - 256) + 128 for i in range(length)]
+        first = min(128, vocabulary // 4)  # among the first and the last are special tokens
+        return [(self._prompts * 7919 + i * 104729) % (vocabulary - 2 * first) + first for i in range(length)]
 
     def _decode(self, depth: int, batch: int) -> float:
         """Tokens per second of all sequences while all decode."""
@@ -75,13 +82,16 @@ class _Bench:
         return self._model.generate_tokens(prompts, max_tokens=1)[0].timings.prefill_tokens_per_s
 
     def measure(self, lengths: list[int], depths: list[int], batches: list[int]) -> list[dict[str, Any]]:
-        self._prefill(64)  # warm up
         context = self._model.info["context"]
-        tasks = [("prefill", n, 1, lambda n=n: self._prefill(n)) for n in lengths if n < context]
-        tasks += [("decode", d, 1, lambda d=d: self._decode(d, 1)) for d in depths if d + self._tokens < context]
-        tasks += [("decode", 32, b, lambda b=b: self._decode(32, b)) for b in batches if b > 1]
+        self._prefill(min(64, context - 1))  # warm up
+        tasks = [("prefill", n, 1, 1, lambda n=n: self._prefill(n)) for n in lengths]
+        tasks += [("decode", d, 1, self._tokens, lambda d=d: self._decode(d, 1)) for d in depths]
+        tasks += [("decode", 32, b, self._tokens, lambda b=b: self._decode(32, b)) for b in batches if b > 1]
         rows = []
-        for work, length, batch, run in tasks:
+        for work, length, batch, tokens, run in tasks:
+            if max(1, length) + tokens > context:
+                click.echo(f"note: {work} at {length}: left out, the context holds {context} tokens", err=True)
+                continue
             rates = [run() for _ in range(self._repeats)]
             rows.append(
                 {
@@ -93,12 +103,14 @@ class _Bench:
                     "highest": max(rates),
                 }
             )
+        if not rows:
+            raise RequestError(f"nothing to measure: the context holds {context} tokens", "ask for less, or --context")
         return rows
 
     def profile(self, batches: list[int]) -> list[dict[str, Any]]:
         """Where the time of a prefill and of decoding goes, operation by operation."""
         rows = []
-        tasks = [("prefill", 512, 1, 1)]
+        tasks = [("prefill", min(512, self._model.info["context"] - 1), 1, 1)]
         tasks += [("decode" if n == 1 else f"{n} sequences", 16, n, self._tokens) for n in batches]
         for work, prompt, count, tokens in tasks:
             self._model.executor.reset_profile()

@@ -10,13 +10,15 @@ import click
 
 from freehold.cli.run import figures, show_stream
 from freehold.errors import FreeholdError, PromptTooLongError, RequestError
+from freehold.files import read_bytes
 from freehold.store.references import models_folder
 
+MAX_CONVERSATION_BYTES = 64 << 20
 HELP = """\
 /system TEXT   set the system prompt and start again    /clear       forget the conversation
 /save FILE     write the conversation as JSON           /load FILE   go on with one
 /help          this list                                /exit        leave (or Ctrl-D)
-Several lines: begin and end with \"\"\", or end a line with \\.   Ctrl-C stops a reply."""
+Several lines, or one that begins with /: in \"\"\" quotes; or end a line with \\.   Ctrl-C stops a reply."""
 
 
 class Chat:
@@ -32,9 +34,10 @@ class Chat:
         click.echo(f"{info['name']} · context {info['context']} tokens · /help", err=True)
         history = _open_history()
         try:
-            while (text := self._read()) is not None:
+            while (read := self._read()) is not None:
+                text, is_block = read
                 try:
-                    if text.startswith("/"):
+                    if text.startswith("/") and not is_block:
                         if not self._command(text):
                             break
                     elif text.strip():
@@ -44,8 +47,8 @@ class Chat:
         finally:
             _close_history(history)
 
-    def _read(self) -> str | None:
-        """One message, of one line or several; None at the end of input."""
+    def _read(self) -> tuple[str, bool] | None:
+        """(a message, whether it stood in quotes, where a line that begins with / is no command); None at the end."""
         lines: list[str] = []
         block = False
         while True:
@@ -53,7 +56,7 @@ class Chat:
                 line = input("... " if lines or block else ">>> ")
             except EOFError:
                 click.echo(err=True)
-                return "\n".join(lines) if lines else None
+                return ("\n".join(lines), block) if lines else None
             except KeyboardInterrupt:
                 click.echo(err=True)
                 lines, block = [], False
@@ -62,17 +65,18 @@ class Chat:
                 block, line = True, line[3:]
             if block:
                 if line.endswith('"""'):
-                    return "\n".join([*lines, line[:-3]]).strip("\n")
+                    return "\n".join([*lines, line[:-3]]).strip("\n"), True
                 lines.append(line)
             elif line.endswith("\\"):
                 lines.append(line[:-1])
             else:
-                return "\n".join([*lines, line])
+                return "\n".join([*lines, line]), False
 
     def _command(self, text: str) -> bool:
         """Carry out a /command; False leaves the chat."""
         name, _, argument = text.partition(" ")
         argument = argument.strip()
+        _check_text(argument)
         if name in ("/exit", "/quit", "/bye"):
             return False
         if name == "/help":
@@ -83,7 +87,7 @@ class Chat:
             self._system = argument or None
             self._clear()
         elif name in ("/save", "/load") and argument:
-            (self._save if name == "/save" else self._load)(Path(argument).expanduser())
+            (self._save if name == "/save" else self._load)(_path(argument))
         else:
             raise RequestError(
                 f"{text.split()[0]}: unknown command, or its file is missing", "/help lists the commands"
@@ -101,11 +105,10 @@ class Chat:
         click.echo(f"saved {len(self._messages)} messages to {path}", err=True)
 
     def _load(self, path: Path) -> None:
+        raw = read_bytes(path, MAX_CONVERSATION_BYTES)
         try:
-            messages = json.loads(path.read_text())
-        except OSError as error:
-            raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
-        except ValueError as error:
+            messages = json.loads(raw)
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"{path}: not JSON: {error}") from None
         valid = isinstance(messages, list) and all(
             isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
@@ -113,10 +116,13 @@ class Chat:
         )
         if not valid:
             raise RequestError(f'{path}: expected a list of {{"role": …, "content": …}}')
+        for message in messages:
+            _check_text(message["content"])
         self._messages = messages
         click.echo(f"loaded {len(messages)} messages", err=True)
 
     def _reply(self, text: str) -> None:
+        _check_text(text)
         self._messages.append({"role": "user", "content": text})
         try:
             stream = self._model.stream_chat(self._messages, **self._sampling)
@@ -133,8 +139,25 @@ class Chat:
         except KeyboardInterrupt:
             stream.close()
             sys.stdout.write("\n")
+        except FreeholdError:
+            self._messages.pop()  # nothing answers it
+            raise
         self._messages.append({"role": "assistant", "content": "".join(reply)})
         click.echo(click.style(figures(stream.completion), dim=True), err=True)
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # a user whom nobody knows
+        raise RequestError(f"{text}: {error}") from None
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"not UTF-8 text, at character {error.start}", "nothing was sent") from None
 
 
 def _collected(stream: Any, texts: list[str]) -> Any:

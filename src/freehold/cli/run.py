@@ -53,6 +53,10 @@ def command(model, prompt, prompt_option, system, raw, as_json, logprobs, **opti
     prompt = _whole_prompt(model, prompt, prompt_option)
     if logprobs and not as_json:
         raise RequestError("--logprobs: needs --json")
+    if raw and system:
+        raise RequestError("--system: is said through the chat template, which --raw leaves out")
+    if prompt is None and (raw or as_json):
+        raise RequestError(f"{'--raw' if raw else '--json'}: needs a prompt", "a chat knows neither --raw nor --json")
     sampling = {name: options.pop(name) for name in SAMPLING_NAMES.split()}
     sampling["stop"] = list(sampling["stop"])
     with loaded(model, options) as loaded_model:
@@ -81,15 +85,25 @@ def _whole_prompt(model: str | None, prompt: str | None, prompt_option: str | No
             f"{model!r} is not a model", 'a prompt alone goes with -p: freehold run -p "…"; or name a model before it'
         )
     parts = [text for text in (prompt, prompt_option) if text is not None]
-    if not sys.stdin.isatty():
-        piped = sys.stdin.read()
-        if piped.strip():
-            parts.append(piped)
-    if not parts and not sys.stdin.isatty():
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
+    if not is_terminal and (piped := _piped()).strip():
+        parts.append(piped)
+    if not parts and not is_terminal:
         raise RequestError(
             "no prompt: standard input is empty", "give a prompt as an argument, or run on a terminal to chat"
         )
     return "\n\n".join(parts) if parts else None
+
+
+def _piped() -> str:
+    if sys.stdin is None:  # it was closed by who started us
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"standard input: not UTF-8 text, at byte {error.start}") from None
+    except OSError as error:
+        raise RequestError(f"standard input: cannot be read: {error.strerror}") from None
 
 
 def show_stream(stream: Any, *, quiet: bool = False) -> float:

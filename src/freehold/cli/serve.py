@@ -1,5 +1,6 @@
 """freehold serve: models over HTTP."""
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,22 @@ def _from_file(ctx: click.Context, _: Any, path: Path | None) -> None:
         if parameter is None:
             raise RequestError(f"--config {path}: {name!r} is unknown", f"known: {', '.join(sorted(known))}")
         is_list = parameter.multiple or parameter.nargs == -1
-        if isinstance(value, (dict, list)) and not (is_list and isinstance(value, list)):
+        said = value if is_list and isinstance(value, list) else [value]
+        if any(isinstance(one, (dict, list)) for one in said):
             raise RequestError(f"--config {path}: {name}: expected one value, got {value!r}")
-        values[parameter.name] = [value] if is_list and not isinstance(value, list) else value
+        texts = list(map(str, said))  # as on the command line, so that 80.5 is no port here either
+        values[parameter.name] = texts if is_list else texts[0]
     ctx.default_map = values
+
+
+class _FiniteRange(click.FloatRange):
+    """Not a number lies in no range, and infinity is no amount."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 def _option(*names: str, **attributes: Any) -> Any:
@@ -67,7 +80,7 @@ def _option(*names: str, **attributes: Any) -> Any:
 @_option("--quantize", metavar="FORMAT", help="Quantize unquantized weights: q8_0, q4_0, q4_k_m, …")
 @_option(
     "--memory",
-    type=click.FloatRange(0, min_open=True),
+    type=_FiniteRange(0, min_open=True),
     metavar="GB",
     help="What all loaded models may take together; the least used goes first [default: what the machine has].",
 )
@@ -75,7 +88,7 @@ def _option(*names: str, **attributes: Any) -> Any:
 @_option("--max-body", type=click.IntRange(1, 1024), default=16, show_default=True, metavar="MB")
 @_option(
     "--drain",
-    type=click.FloatRange(0, 3600),
+    type=_FiniteRange(0, 3600),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
@@ -98,9 +111,12 @@ def command(models, api_key, api_key_file, allowed_host, origin, memory, max_bod
     keys = list(api_key)
     if api_key_file:
         try:
-            keys += [key for line in api_key_file.read_text().splitlines() if (key := line.strip())]
+            in_file = [key for line in api_key_file.read_text().splitlines() if (key := line.strip())]
         except (OSError, UnicodeDecodeError) as error:
             raise RequestError(f"--api-key-file {api_key_file}: {error}") from None
+        if not in_file:  # without a key everybody could ask, which nobody wants who names a file of keys
+            raise RequestError(f"--api-key-file {api_key_file}: holds no key")
+        keys += in_file
     settings = Settings(
         models=tuple(models),
         api_keys=tuple(keys),

@@ -2,8 +2,10 @@
 
 import atexit
 import logging
+import os
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +48,17 @@ class _Counts:
     draft_tokens: int = 0
     accepted_tokens: int = 0
     finished: Counter[str] = field(default_factory=Counter)
+
+
+_engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _constraint_error(error: Exception) -> FreeholdError:
@@ -95,6 +108,7 @@ class Engine:
         self._masks: Any = None  # the thread that computes masks
         self._thread = threading.Thread(target=self._loop, name="freehold-engine", daemon=True)
         self._thread.start()
+        _engines.add(self)
         atexit.register(self.close)  # a thread in native code must not outlive the interpreter
 
     def submit(self, request: Request) -> None:
@@ -155,6 +169,14 @@ class Engine:
         if self._masks:
             self._masks.shutdown()
         atexit.unregister(self.close)
+
+    def forked(self) -> None:
+        """In the child of a fork: its loop has stayed behind, so that nobody may wait for it."""
+        self._changed = threading.Condition()  # the parent's may have been held by another thread
+        self._closed = True
+        self._failure = EngineError(
+            "the model was loaded before this process was forked", "load it in the process that uses it"
+        )
 
     def _check(self, request: Request) -> None:
         vocabulary = self.executor.vocabulary_size

@@ -131,7 +131,7 @@ class Request:
     """A user's job and its state.
 
     `sink` is called with each event, from the engine's thread: it must not block, and if it raises the request is
-    cancelled. Raises RequestError when the prompt is not a sequence of integers.
+    cancelled. Raises RequestError when the prompt is not a sequence of integers or the salt is not bytes.
     """
 
     def __init__(
@@ -150,6 +150,8 @@ class Request:
             self.tokens = [operator.index(token) for token in prompt]
         except TypeError as error:
             raise RequestError(f"prompt: expected token ids: {error}") from None
+        if not isinstance(salt, bytes):
+            raise RequestError(f"salt: expected bytes, got {salt!r}")
         self.num_prompt = len(self.tokens)
         self.params = params
         self.sink = sink

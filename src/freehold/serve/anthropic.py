@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from freehold.serve.body import JsonRoute
-from freehold.serve.chat import Options, Reply, assemble, chat_replies, gather, template_messages, text_of
+from freehold.serve.chat import Options, Reply, arguments_of, assemble, chat_replies, gather, template_messages, text_of
 from freehold.serve.constraints import thinking_variables
 from freehold.serve.errors import ServeError
 from freehold.serve.pool import Served
@@ -160,7 +160,7 @@ def _content(answer: str, reasoning: str, calls: list[dict[str, Any]]) -> list[d
         blocks.append({"type": "text", "text": answer, "citations": None})
     for call in calls:
         function = call["function"]
-        arguments = json.loads(function["arguments"] or "{}")
+        arguments = arguments_of(function["arguments"])
         blocks.append({"type": "tool_use", "id": call["id"], "name": function["name"], "input": arguments})
     return blocks
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ from freehold.serve import (
     operations,
     responses,
 )
-from freehold.serve.errors import ServeError
+from freehold.serve.errors import ServeError, body, of_error
 from freehold.serve.guard import Guard
 from freehold.serve.metrics import Metrics
 from freehold.serve.openapi import openapi
@@ -87,10 +87,18 @@ class Application:
         self._metrics.answered(getattr(route, "path", "other"), status, seconds)
 
 
+def _nearest(errors: Sequence[Any]) -> Any:
+    """What is wrong with a value that may be of several types: of the type that it comes nearest to."""
+    first = errors[0]["loc"]
+    where = first[: max(2, len(first) - 1)]  # the last part names the type that was tried
+    tried = [error for error in errors if error["loc"][: len(where)] == where]
+    return max(tried, key=lambda error: (not error["type"].endswith("_type"), len(error["loc"])))
+
+
 def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
+        first = _nearest(error.errors())
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
         got = json.dumps(first.get("input"), default=str)
         got = got if len(got) <= 80 else got[:77] + "…"
@@ -106,6 +114,11 @@ def _answer_errors(app: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> Response:
         return error_answer(error, request.url.path)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:  # the guard writes it into the log
+        answer = of_error(error)
+        return JSONResponse(body(answer, request.url.path), answer.status)
 
     app.add_exception_handler(ServeError, ours)
     app.add_exception_handler(FreeholdError, ours)

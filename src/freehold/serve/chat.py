@@ -8,13 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic_core import from_json
+
 from freehold.api import AsyncStream, Completion, Piece
 from freehold.serve.constraints import constraint_of
 from freehold.serve.errors import ServeError
 from freehold.serve.guard import Caller
 from freehold.serve.logs import note
 from freehold.serve.pool import Served
-from freehold.text.deltas import Delta, Reasoning, Text, ToolCallArguments, ToolCallStart
+from freehold.text.deltas import Delta, Reasoning, Text, ToolCallArguments, ToolCallEnd, ToolCallStart
 
 TAIL_TOKENS = 64  # of the prompt, that say how the reply begins
 
@@ -94,7 +96,9 @@ class Reply:
         return Step(self._noted(self._parser.push(text)), pieces)
 
     def _noted(self, deltas: list[Delta]) -> list[Delta]:
-        self._called = self._called or any(isinstance(delta, ToolCallStart) for delta in deltas)
+        for delta in deltas:
+            if isinstance(delta, ToolCallEnd):
+                self._called = delta.whole  # a stop string may have ended it inside its last call
         return deltas
 
     def _note(self, completion: Completion) -> None:
@@ -223,6 +227,15 @@ def assemble(deltas: Sequence[Delta]) -> tuple[str, str, list[dict[str, Any]]]:
     return "".join(answer), "".join(reasoning), calls
 
 
+def arguments_of(call: str) -> dict[str, Any]:
+    """A call's arguments as an object: of one that was cut short, those that are whole; none where it is no JSON."""
+    try:
+        arguments = from_json(call or "{}", allow_partial=True)
+    except ValueError:
+        return {}
+    return arguments if isinstance(arguments, dict) else {}
+
+
 def _prompt(
     served: Served, messages: Sequence[Mapping[str, Any]], options: Options, tools: list[dict[str, Any]]
 ) -> tuple[list[int], str]:
@@ -276,6 +289,8 @@ def text_of(content: Any) -> str:
     """The text of a message's content: a text, or parts of the type "text"."""
     if content is None or isinstance(content, str):
         return content or ""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise ServeError(400, "content: expected a text, or a list of parts with a type each", None, "messages")
     texts = []
     for part in content:
         kind = part.get("type")

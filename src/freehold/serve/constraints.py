@@ -18,6 +18,8 @@ def constraint_of(served: Served, options: "Options", tools: list[dict[str, Any]
     """
     from freehold.text.grammar import AfterReasoning
 
+    if not tools and options.tool_choice not in ("auto", "none"):
+        raise ServeError(400, "tool_choice: there are no tools to choose from", None, "tool_choice")
     whole = _tool_grammar(served, options, tools, tail) if tools else None
     grammar = whole or options.grammar
     matcher = served.matcher(grammar) if grammar else None

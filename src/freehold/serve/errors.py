@@ -21,6 +21,7 @@ TYPES = {  # of HTTP statuses: OpenAI's names, Anthropic's names
     408: ("invalid_request_error", "timeout_error"),
     409: ("invalid_request_error", "invalid_request_error"),
     413: ("invalid_request_error", "request_too_large"),
+    415: ("invalid_request_error", "invalid_request_error"),
     429: ("rate_limit_error", "rate_limit_error"),
     500: ("server_error", "api_error"),
     503: ("overloaded_error", "overloaded_error"),

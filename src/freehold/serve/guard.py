@@ -57,7 +57,7 @@ class Guard:
             exchange.caller.salt = self._check(scope, exchange.headers)
             await exchange.read_body(self._settings.max_body_bytes)
             scope["state"] = {**scope.get("state", {}), "caller": exchange.caller}
-            await self._app(scope, exchange.receive, exchange.send)
+            await self._app(_as_get(scope), exchange.receive, exchange.send)
         except ServeError as error:
             await exchange.refuse(error)
         except Exception as error:
@@ -132,7 +132,10 @@ class _Exchange:
         self._body: bytes | None = None
 
     async def read_body(self, limit: int) -> None:
-        """Raises ServeError for a body that is too large or takes too long."""
+        """Raises ServeError for a body that is compressed, too large, or takes too long."""
+        encoding = self.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise ServeError(415, f"content-encoding {encoding[:50]!r}: send the body as it is", "unsupported_encoding")
         length = self.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > limit:
             raise _too_large(limit)
@@ -170,11 +173,16 @@ class _Exchange:
             return
         text = json.dumps(body(error, self._scope["path"])).encode()
         headers = {"content-type": "application/json", "content-length": str(len(text)), **error.headers}
-        if error.status in (408, 413):
+        if error.status in (408, 413, 415):
             headers["connection"] = "close"  # what is left of the body is not read
         start = {"type": "http.response.start", "status": error.status}
         await self.send({**start, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
         await self._send({"type": "http.response.body", "body": text})
+
+
+def _as_get(scope: Scope) -> Scope:
+    """HEAD is answered as GET is; the HTTP server, whose own the scope is, leaves the body out."""
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
 
 def _too_large(limit: int) -> ServeError:

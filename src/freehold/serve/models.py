@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from freehold.errors import FreeholdError
 from freehold.serve.body import JsonRoute
 from freehold.serve.pool import ModelPool
 from freehold.serve.reports import Reports
@@ -22,15 +23,17 @@ FACTS = (
 )
 
 
+@router.get("/v1/models/", include_in_schema=False)
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """The models that this server answers with, the first where none is named.
 
-    `summary` is null until the files have been examined, which the first question begins.
+    `summary` is null until the files have been examined, which the first question begins. A model whose file cannot be
+    read has an `error` instead of facts: the others are no less there.
     """
     pool: ModelPool = request.app.state.pool
     reports: Reports = request.app.state.reports
-    entries = [await _entry(pool, name) for name in pool.refs]
+    entries = [await _listed(pool, name) for name in pool.refs]
     for entry in entries:
         report = reports.known(entry["id"]) if pool.loaded else None  # what is read first is the model itself
         entry["summary"] = report and report["summary"]
@@ -45,10 +48,20 @@ async def model(name: str, request: Request) -> Response:
     return JSONResponse(await _entry(pool, known) | await request.app.state.reports.of(known))
 
 
+async def _listed(pool: ModelPool, name: str) -> dict[str, Any]:
+    try:
+        return await _entry(pool, name)
+    except FreeholdError as error:
+        return _head(name, 0, is_loaded=False) | {"error": str(error)}
+
+
+def _head(name: str, created: int, *, is_loaded: bool) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "freehold", "loaded": is_loaded}
+
+
 async def _entry(pool: ModelPool, name: str) -> dict[str, Any]:
     facts, served = await pool.facts(name), pool.loaded.get(name)
-    created = int(served.loaded_at) if served else 0
-    head = {"id": name, "object": "model", "created": created, "owned_by": "freehold", "loaded": served is not None}
+    head = _head(name, int(served.loaded_at) if served else 0, is_loaded=served is not None)
     if served:
         head |= {"reasoning": served.format.reasoning is not None, "reasoning_efforts": served.reasoning_efforts}
     sizes = {"max_model_len": facts["context"], "kv_tokens": facts.get("kv_tokens")}

@@ -4,12 +4,14 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from freehold.errors import FreeholdError
 from freehold.serve.body import JsonRoute
 from freehold.serve.chat import Options, Reply, chat_replies, text_replies
 from freehold.serve.constraints import response_grammar, thinking_variables
@@ -39,9 +41,13 @@ async def version() -> Response:
 
 @router.get("/tags")
 async def tags(request: Request) -> Response:
-    """The models that are served."""
+    """The models that are served and whose files can be read; /v1/models says what is wrong with others."""
     pool: ModelPool = request.app.state.pool
-    return JSONResponse({"models": [_entry(name, await pool.facts(name)) for name in pool.refs]})
+    models = []
+    for name in pool.refs:
+        with suppress(FreeholdError):
+            models.append(_entry(name, await pool.facts(name)))
+    return JSONResponse({"models": models})
 
 
 @router.get("/ps")
@@ -215,7 +221,7 @@ class _Calls:
                     self._name, self._arguments = name, ""
                 case ToolCallArguments(_, fragment):
                     self._arguments += fragment
-                case ToolCallEnd():
+                case ToolCallEnd(whole=True):  # what was cut short is no call
                     function = {"name": self._name, "arguments": json.loads(self._arguments or "{}")}
                     calls.append({"function": function})
         return (answer, thoughts, calls) if answer or thoughts or calls else None

@@ -41,8 +41,8 @@ class Items:
                     yield from self._in("call")
                 case ToolCallArguments(_, fragment):
                     yield self._delta("function_call_arguments", fragment)
-                case ToolCallEnd():
-                    yield from self.close()
+                case ToolCallEnd(_, whole):
+                    yield from self.close("completed" if whole else "incomplete")
 
     def close(self, status: str = "completed") -> Iterator[str]:
         """End the item that is open."""

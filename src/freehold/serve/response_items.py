@@ -48,7 +48,9 @@ def _assistant(messages: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def text_of_parts(parts: Any) -> str:
-    return "".join(str(part.get("text", "")) for part in parts or () if isinstance(part, dict))
+    """Of thoughts, which a client sends back as they came; what is none of these is passed over."""
+    found = parts if isinstance(parts, list) else ()
+    return "".join(str(part.get("text", "")) for part in found if isinstance(part, dict))
 
 
 def message_item(text: str, status: str, logprobs: list[Any] | None = None, ident: str = "") -> dict[str, Any]:

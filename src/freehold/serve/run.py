@@ -92,6 +92,8 @@ def _listen(settings: Settings) -> socket.socket:
         listening.bind(address)
     except OSError as error:
         raise RequestError(f"{place}: {error.strerror or error}") from None
+    except UnicodeError:  # of a name that no name server can be asked for
+        raise RequestError(f"{place}: not the name of a host") from None
     listening.listen(1024)
     return listening
 

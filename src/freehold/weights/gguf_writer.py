@@ -4,6 +4,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +34,8 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, An
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or what hindered the writing is said already
+            partial.unlink()
 
 
 def _write(file: BinaryIO, metadata: Mapping[str, Any], tensors: Mapping[str, AnyTensor]) -> None:

@@ -48,6 +48,8 @@ class ResponsesRequest(ModelRequest):
     input: str | Annotated[list[Json], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(max_length=200)] | None = None
+    conversation: None = None  # what is not kept here cannot be gone on from
+    prompt: None = None
     store: bool | None = True
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None

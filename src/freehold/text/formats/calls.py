@@ -86,7 +86,7 @@ class Calls:
     def abandon(self) -> None:
         """The call that is open will not be completed: a started one is ended, another was never there."""
         if self._open is not None and self._constrained:
-            self._emit(ToolCallEnd(self.started - 1))
+            self._emit(ToolCallEnd(self.started - 1, whole=False))
         self._open = None
 
 
