@@ -82,6 +82,21 @@ def test_no_licence_is_called_open_that_spdx_does_not():
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "identifier"),
+    [
+        ("released under the Apache 2.0 license", "Apache-2.0"),
+        ("the code is under the BSD 3-Clause license", "BSD-3-Clause"),
+        ("GPL-3.0-only code", "GPL-3.0-only"),
+        ("data under PDDL", "PDDL-1.0"),
+        ("the Modified MIT License", None),
+        ("data under CC BY-NC 4.0", None),
+    ],
+)
+def test_open_licences_are_known_by_the_names_that_all_of_the_report_knows(text, identifier):
+    assert licence_lists().named_in(text) == identifier
+
+
 def test_a_class_is_cumulative():
     whole = classify(OPEN)
     assert (whole.number, list(whole.progress.values())) == (1, [100, 100, 100])
