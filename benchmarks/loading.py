@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from models import model_path
-from peers import FREEHOLD, doctor
+from peers import FREEHOLD, doctor, install
 from report import machine, number, renew, where
 
 WORK = Path(__file__).parent / ".work"
@@ -147,6 +147,7 @@ def main():
         return
     if options.quick and options.write:
         parser.error("--write: needs all turns, so not --quick")
+    install("freehold")
     folder = WORK / "llama-0.5b-random-bf16"
     if not (folder / "model.safetensors").exists():
         print(f"making {folder.name}", flush=True)

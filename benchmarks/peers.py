@@ -3,7 +3,8 @@
     python benchmarks/peers.py [--only prefill,decode] [--model smollm] [--repeats 5] [--write]
 
 Run it by the Python that Freehold is installed in. The first run makes a venv for each peer under benchmarks/.work,
-builds llama.cpp for this CPU (a quarter of an hour on two cores) and makes the models. Every engine is a process of its
+builds llama.cpp for this CPU (a quarter of an hour on two cores) and makes the models; each run installs Freehold as it
+stands into a venv like theirs (an editable install starts 20 ms later). Every engine is a process of its
 own (workers/). Each row first tries the settings of a peer (flash attention, threads, build) one after the other and
 takes its best; then the engines take turns. The last line is JSON; --write renews the measured models' sections in
 RESULTS.md.
@@ -17,7 +18,6 @@ import random
 import statistics
 import subprocess
 import sys
-import sysconfig
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed starts from
 HERE = Path(__file__).parent
 WORK, WORKERS = HERE / ".work", HERE / "workers"
 QUESTION = "Explain in two sentences why the sky is blue."
-FREEHOLD = Path(sysconfig.get_path("scripts")) / "freehold"
+FREEHOLD = WORK / "freehold" / "bin" / "freehold"
 
 # What pip installs for a peer, and in which environment. gcc 12 may drop the stores that fill the AMX tile
 # configuration, hence the two flags; a cached wheel could have been built without them or for another CPU.
@@ -45,6 +45,7 @@ NATIVE_BUILD = {
     "CMAKE_BUILD_PARALLEL_LEVEL": "2",
 }
 VENVS = {
+    "freehold": ([f"{HERE.parent}[serve]"], {}),
     "llama": (["--no-cache-dir", "--no-binary", "llama-cpp-python", "llama-cpp-python"], NATIVE_BUILD),
     "xllama": (["numpy", "xllamacpp"], {}),
     "openvino": (["numpy", "openvino-genai"], {}),
@@ -177,7 +178,7 @@ def engines_for(path):
         return [*openvino, "--first-token", rendered, str(settings["threads"]), settings["backend"]]
 
     openvino = [python("openvino"), WORKERS / "openvino_worker.py", path]
-    ours = [sys.executable, WORKERS / "freehold_worker.py", path]
+    ours = [python("freehold"), WORKERS / "freehold_worker.py", path]
     return [
         Engine(OURS, ours, lambda *_: [FREEHOLD, "run", path, QUESTION, "--max-tokens", "1"], {}),
         llama(NATIVE, "llama", "1"),
@@ -192,12 +193,13 @@ def python(venv):
 
 
 def install(venv):
-    """Make a peer's venv, once it is complete marked so."""
+    """Make a venv, once it is complete marked so; what stands here is installed again each time."""
     packages, environment = VENVS[venv]
     done = WORK / venv / "installed"
     if not done.exists():
-        print(f"installing {packages[-1]}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", WORK / venv], check=True)
+    if not done.exists() or venv == "freehold":
+        print(f"installing {packages[-1]}", flush=True)
         pip = [python(venv), "-m", "pip", "install", "--quiet", "--upgrade", *packages]
         subprocess.run(pip, env=os.environ | environment, check=True)
         done.touch()
@@ -393,6 +395,8 @@ def installed_versions():
     """What pip put into the peers' venvs, of what was asked for."""
     versions = []
     for venv, (arguments, _) in VENVS.items():
+        if venv == "freehold":
+            continue
         folders = [str(path) for path in (WORK / venv).glob("lib/python*/site-packages")]
         package = next(iter(importlib.metadata.distributions(name=arguments[-1], path=folders)))
         versions.append(f"{arguments[-1]} {package.version}")

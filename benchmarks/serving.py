@@ -18,7 +18,6 @@ import random
 import socket
 import statistics
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -221,7 +220,7 @@ def measure(path, client_counts, repeats):
 
 def measure_costs(path, server, prompts, repeats):
     """Shares of throughput at BASE clients that HTTP and constraints take."""
-    worker = Worker([sys.executable, WORKERS / "engine_worker.py", path])
+    worker = Worker([python("freehold"), WORKERS / "engine_worker.py", path])
     format = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}
     runs = {
         "engine alone": lambda seed: run_engine(worker, prompts, BASE, f"cost {seed}"),
@@ -305,7 +304,7 @@ def main():
     options = parser.parse_args()
     if options.write and options.repeats < MIN_REPEATS:
         parser.error(f"--write: needs {MIN_REPEATS} runs of each")
-    for venv in ("llama", "xllama"):
+    for venv in ("freehold", "llama", "xllama"):
         install(venv)
     extra = [python("llama"), "-m", "pip", "install", "--quiet", "llama-cpp-python[server]"]
     subprocess.run(extra, check=True)

@@ -41,20 +41,24 @@ ThreadPool::~ThreadPool() {
     for (auto& thread : threads_) thread.join();
 }
 
-void ThreadPool::run(const std::function<void(int)>& work) {
+void ThreadPool::run(const std::function<void(int)>& work, const std::function<void()>& meanwhile) {
     work_ = &work;
     running_.store(int(threads_.size()), std::memory_order_relaxed);
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
+    if (meanwhile) meanwhile();
     work(0);
     for (Backoff backoff; running_.load(std::memory_order_acquire);) backoff.pause();
 }
 
-void ThreadPool::parallel_for(int items, const std::function<void(int, int)>& work) {
+void ThreadPool::parallel_for(int items, const std::function<void(int, int)>& work,
+                              const std::function<void()>& meanwhile) {
     std::atomic<int> next{0};
-    run([&](int thread) {
-        for (int item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) work(item, thread);
-    });
+    run(
+        [&](int thread) {
+            for (int item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) work(item, thread);
+        },
+        meanwhile);
 }
 
 void ThreadPool::loop(int thread) {

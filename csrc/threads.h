@@ -27,11 +27,13 @@ class ThreadPool {
 
     int size() const { return int(threads_.size()) + 1; }
 
-    // Calls work(thread) on every thread of the pool; returns when all have. Not reentrant.
-    void run(const std::function<void(int)>& work);
+    // Calls work(thread) on every thread of the pool; returns when all have. Not reentrant. The caller does
+    // `meanwhile` first, which must not throw.
+    void run(const std::function<void(int)>& work, const std::function<void()>& meanwhile = nullptr);
 
     // Calls work(item, thread) for each item once, claimed one by one.
-    void parallel_for(int items, const std::function<void(int, int)>& work);
+    void parallel_for(int items, const std::function<void(int, int)>& work,
+                      const std::function<void()>& meanwhile = nullptr);
 
   private:
     void loop(int thread);

@@ -46,8 +46,10 @@ size_t packed_bytes(const std::string& format, int rows, int cols) {
 
 // Each (format, rows, cols, bytes of the file's blocks, whether these are mapped from a file) repacked, all panels
 // shared out to the pool's threads. The pages of a mapped tensor are let go behind it, so that memory holds one copy.
+// The caller's thread calls `meanwhile` and then lends a hand.
 std::vector<PackedWeight> pack(Pool& pool, WeightArena& arena,
-                               const std::vector<std::tuple<std::string, int, int, Bytes, bool>>& tensors) {
+                               const std::vector<std::tuple<std::string, int, int, Bytes, bool>>& tensors,
+                               const std::optional<nb::callable>& meanwhile) {
     std::vector<PackedWeight> weights;
     std::vector<std::pair<int, int>> panels;
     for (const auto& [name, rows, cols, bytes, mapped] : tensors) {
@@ -61,15 +63,28 @@ std::vector<PackedWeight> pack(Pool& pool, WeightArena& arena,
             panels.emplace_back(int(weights.size()) - 1, panel);
     }
     std::vector<std::atomic<int>> done(tensors.size());
-    nb::gil_scoped_release release;
-    pool.threads->parallel_for(int(panels.size()), [&](int item, int) {
+    std::exception_ptr failure;
+    const auto call_meanwhile = [&] {
+        nb::gil_scoped_acquire acquire;
+        try {
+            if (meanwhile) (*meanwhile)();
+        } catch (...) {
+            failure = std::current_exception();
+        }
+    };
+    const auto pack_item = [&](int item, int) {
         const auto [index, panel] = panels[size_t(item)];
         const PackedWeight& weight = weights[size_t(index)];
         const auto& [name, rows, cols, bytes, mapped] = tensors[size_t(index)];
         pack_panel(weight, bytes.data(), panel);
         if (done[size_t(index)].fetch_add(1) + 1 == weight.num_panels() && mapped)
             release_pages(bytes.data(), bytes.size());
-    });
+    };
+    {
+        nb::gil_scoped_release release;
+        pool.threads->parallel_for(int(panels.size()), pack_item, call_meanwhile);
+    }
+    if (failure) std::rethrow_exception(failure);
     return weights;
 }
 
@@ -205,7 +220,7 @@ void bind_executor(nb::module_& m) {
         .def_prop_ro("row_format", [](const CacheLayout& self) { return kv_format_name(self.row_format()); })
         .def_prop_ro("block_bytes", &CacheLayout::block_bytes);
     m.attr("PAGE_TOKENS") = kKvBlock;
-    m.def("pack", &pack, "pool"_a, "arena"_a, "tensors"_a);
+    m.def("pack", &pack, "pool"_a, "arena"_a, "tensors"_a, "meanwhile"_a.none() = nb::none());
     m.def("release_pages", [](const Bytes& mapped) { release_pages(mapped.data(), mapped.size()); });
 
     nb::class_<RopeOptions>(m, "RopeOptions")

@@ -1,9 +1,9 @@
 """Load a model within the memory that there is, or say what it is without reading its weights."""
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from freehold.api import Model
@@ -51,8 +51,6 @@ def load(
     """
     stored = resolve(ref, progress=progress)
     checkpoint = open_checkpoint(stored.path)
-    # Made ready while the model is budgeted and its weights are repacked.
-    text = _Background(lambda metadata=checkpoint.metadata, folder=checkpoint.folder: read_text(metadata, folder))
     model = model_for(checkpoint)
     if quantize is not None:
         checkpoint = _quantized(checkpoint, model, quantize)
@@ -65,11 +63,12 @@ def load(
         lambda layer: choice.plan(model, checkpoint, layer), next_token, context, _at_most(measure(), memory_bytes)
     )
     num_blocks, experts_bytes = _budget(plan, context, _at_most(measure(), memory_bytes))
+    text = cache(lambda: read_text(checkpoint.metadata, checkpoint.folder))
     if experts_bytes is not None:  # experts take all that is left, so that what the text takes must be known first
-        text.result()
+        text()
         num_blocks, experts_bytes = _budget(plan, context, _at_most(measure(), memory_bytes))
-    runner = choice.make(model, checkpoint, next_token, num_blocks, experts_bytes)
-    tokenizer, template = text.result()
+    runner = choice.make(model, checkpoint, next_token, num_blocks, experts_bytes, text)
+    tokenizer, template = text()
     if tokenizer.vocab_size > config.vocabulary_size:
         tokens, rows = tokenizer.vocab_size, config.vocabulary_size
         raise RequestError(f"{stored.path}: {tokens} tokens in the vocabulary, {rows} rows in the embedding")
@@ -107,27 +106,6 @@ def _budget(plan: Any, context: int, available: int) -> tuple[int, int | None]:
 def _experts_bytes(plan: Any, context: int, available: int) -> int | None:
     fixed = plan.weights_bytes + plan.activations_bytes
     return budget_experts(fixed, plan.experts_bytes, plan.context_bytes(context), available)
-
-
-class _Background:
-    """A call in a thread of its own (`concurrent.futures` takes longer to import than a small model to load)."""
-
-    def __init__(self, call: Callable[[], Any]):
-        self._call = call
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._result, self._error = self._call(), None
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> Any:
-        self._thread.join()
-        if self._error:
-            raise self._error
-        return self._result
 
 
 def _quantized(checkpoint: Checkpoint, model: Any, name: str) -> Checkpoint:

@@ -186,6 +186,21 @@ def test_a_wrong_shape_is_refused():
         _native.pack(pool, _native.WeightArena(1 << 16), [("Q8_0", 16, 64, b"\0" * 100, False)])
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_fails_while_weights_are_packed_is_raised_when_they_are(threads):
+    pool, form, (raw, _) = _native.Pool(threads, ""), "Q8_0", random_weight("Q8_0", 64, 64)
+    arena = _native.WeightArena(2 * _native.packed_bytes(form, 64, 64))
+
+    def fail():
+        raise LookupError("no such vocabulary")
+
+    with pytest.raises(LookupError, match="no such vocabulary"):
+        _native.pack(pool, arena, [(form, 64, 64, raw, False)], fail)
+    called = []
+    assert len(_native.pack(pool, arena, [(form, 64, 64, raw, False)], lambda: called.append(1))) == 1
+    assert called == [1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -14,12 +14,12 @@ class Choice:
     """`plan(model, checkpoint, next_token)` says what memory `make` will take, given the same and sizes.
 
     `next_token`: the model's layer for speculation or None. `experts_bytes`: memory for routed experts where not all
-    fit, else None.
+    fit, else None. `make` is also given what may be called while other threads make the weights ready.
     `available_bytes()` is that of the device; None: the machine's own memory counts.
     """
 
     plan: Callable[[Any, Any, Any], Any]
-    make: Callable[[Any, Any, Any, int, int | None], Any]
+    make: Callable[[Any, Any, Any, int, int | None, Callable[[], Any]], Any]
     available_bytes: Callable[[], int] | None = None
 
 
@@ -41,12 +41,13 @@ def _native(device: str, options: Mapping[str, Any], threads: int | None) -> Cho
         plan=lambda model, checkpoint, next_token: native.memory_plan(
             model, checkpoint, next_token=next_token, **options
         ),
-        make=lambda model, checkpoint, next_token, num_blocks, experts_bytes: native.NativeExecutor(
+        make=lambda model, checkpoint, next_token, num_blocks, experts_bytes, meanwhile: native.NativeExecutor(
             model,
             checkpoint,
             next_token=next_token,
             num_blocks=num_blocks,
             experts_bytes=experts_bytes,
+            meanwhile=meanwhile,
             threads=threads,
             **options,
         ),
@@ -69,7 +70,7 @@ def _torch(device: str, dtype: str | None, threads: int | None, kv_format: str) 
         plan=lambda model, checkpoint, next_token: executor.memory_plan(
             model, checkpoint, next_token=next_token, **options
         ),
-        make=lambda model, checkpoint, next_token, num_blocks, _: executor.TorchExecutor(
+        make=lambda model, checkpoint, next_token, num_blocks, *_: executor.TorchExecutor(
             model, checkpoint, next_token=next_token, num_blocks=num_blocks, threads=threads, **options
         ),
         available_bytes=None if place.type == "cpu" else lambda: executor.available_device_memory(device),

@@ -1,6 +1,7 @@
 """The native executor's face: steps are run in C++."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from freehold import _native
@@ -28,7 +29,8 @@ class NativeExecutor:
     """Runs steps of one model; see `engine.executor.Executor` for the face that the engine uses.
 
     `experts_bytes`: memory for routed experts, which then stay in the file but for those used last; None: all of them
-    are repacked at load. `next_token`: the model's layer for speculation (`models.mtp`).
+    are repacked at load. `next_token`: the model's layer for speculation (`models.mtp`). `meanwhile` is called while
+    the pool's other threads repack.
     """
 
     max_logit_rows = MAX_LOGIT_ROWS
@@ -46,6 +48,7 @@ class NativeExecutor:
         fusing: bool = True,
         experts_bytes: int | None = None,
         next_token: Any = None,
+        meanwhile: Callable[[], Any] | None = None,
     ):
         if dtype not in (None, "float32"):
             raise RequestError(f"dtype {dtype!r}: expected None (as the file has it) or 'float32'")
@@ -64,6 +67,7 @@ class NativeExecutor:
             output=logits,
             keep=(self._hidden, selected.output),
             experts_bytes=experts_bytes,
+            meanwhile=meanwhile,
             **sizes,
         )
         self._num_experts = sum(c.options["matrices"][0].shape[0] for c in calls if c.operation == "experts")

@@ -1,6 +1,6 @@
 """Build: weights are repacked, steps added to a native Program."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from freehold import _native, ops
@@ -15,7 +15,8 @@ class Forward:
 
     `output` is the value that its logits are; `keep`: values that are read after a run; `given`: one that is written
     before each, by the program's user. `packed`: matrices that another forward has repacked already, by name.
-    `experts_bytes`: memory for routed experts, which then stay in the file but for those used last.
+    `experts_bytes`: memory for routed experts, which then stay in the file but for those used last. `meanwhile` is
+    called while the pool's other threads repack.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Forward:
         dtype: str | None,
         fusing: bool = True,
         experts_bytes: int | None = None,
+        meanwhile: Callable[[], Any] | None = None,
     ):
         self.pool, self.cache = pool, cache
         self.program = _native.Program(
@@ -42,7 +44,8 @@ class Forward:
         staying = pageable(calls, dtype) if experts_bytes is not None else []
         self.experts = ExpertMemory(staying, experts_bytes or 0) if staying else None
         there = {*(packed or ()), *(self.experts.names if self.experts else ())}
-        self.weights = self._pack([p for p in matrices(calls) if p.name not in there], dtype) | dict(packed or {})
+        parameters = [p for p in matrices(calls) if p.name not in there]
+        self.weights = self._pack(parameters, dtype, meanwhile) | dict(packed or {})
         steps = fuse(calls, fusing)
         self.buffers = plan_buffers(steps, self.program.buffer, (*keep, output))
         if given is not None:
@@ -55,12 +58,14 @@ class Forward:
         """Run one step (an `engine.executor.Batch`). Raises ValueError where its indices are out of range."""
         self.program.run(batch.tokens, batch.positions, batch.row_starts, batch.block_tables, batch.logit_rows)
 
-    def _pack(self, parameters: list[Parameter], dtype: str | None) -> dict[str, list[Any]]:
+    def _pack(
+        self, parameters: list[Parameter], dtype: str | None, meanwhile: Callable[[], Any] | None
+    ) -> dict[str, list[Any]]:
         """The matrices of each parameter repacked: those that lie in a file all at once, others one by one."""
         arena = _native.WeightArena(sum(packed_bytes(parameter, dtype) for parameter in parameters))
         lying = [p for p in parameters if dtype is None and p.tensor.places]
         tensors = [(m.format, *m.shape, m.data, True) for p in lying for m in p.matrices]
-        packed = iter(_native.pack(self.pool, arena, tensors))
+        packed = iter(_native.pack(self.pool, arena, tensors, meanwhile))
         weights = {p.name: [next(packed) for _ in p.tensor.places] for p in lying}
         for parameter in (p for p in parameters if p.name not in weights):
             weights[parameter.name] = [self._pack_made(arena, matrix, dtype) for matrix in parameter.matrices]
