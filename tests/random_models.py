@@ -1,13 +1,17 @@
 """Files of random weights for the tests: what matters is which bits come out, not what they say."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 
-# Where in a block of the format its half-precision scales stand (bytes).
-HALVES = {"Q8_0": [0], "Q4_0": [0], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q6_K": [208], "MXFP4": []}
+# Where in a block of each quantized format its half-precision scales stand (bytes); random bits there would be NaN or 1e4.
+HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108]}
+HALVES |= {"Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": []}
+
+HEADS, KV_HEADS, HEAD = 4, 2, 64  # of the model that write_moe makes
 
 # 61 tokens, of one character but for one.
 TOKENIZER = {
@@ -24,13 +28,18 @@ def random_blocks(form: str, shape: tuple[int, ...], rng: Any) -> Any:
     """Random values of some hundredths, as the bytes of a file's rows."""
     if form in ("F32", "F16"):
         return (rng.standard_normal(shape, np.float32) * np.float32(0.05)).astype({"F32": "f4", "F16": "f2"}[form])
+    return quantized_bits(form, shape, rng, scales=(1e-5, 2e-4), exponents=(118, 122))
+
+
+def quantized_bits(form: str, shape: tuple[int, ...], rng: Any, *, scales: Any, exponents: Any) -> Any:
+    """Blocks of a format of HALVES, all bits random but for scales from a range (MXFP4: exponents from one)."""
     elements, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[form]]
     blocks = rng.integers(0, 256, (*shape[:-1], shape[-1] // elements, size), dtype=np.uint8)
     for at in HALVES[form]:
-        scales = rng.uniform(1e-5, 2e-4, blocks.shape[:-1]).astype(np.float16)
-        blocks[..., at : at + 2] = scales.view(np.uint8).reshape(*blocks.shape[:-1], 2)
+        halves = rng.uniform(*scales, blocks.shape[:-1]).astype(np.float16)
+        blocks[..., at : at + 2] = halves.view(np.uint8).reshape(*blocks.shape[:-1], 2)
     if form == "MXFP4":
-        blocks[..., 0] = rng.integers(118, 122, blocks.shape[:-1])
+        blocks[..., 0] = rng.integers(*exponents, blocks.shape[:-1])
     return blocks.reshape(*shape[:-1], -1)
 
 
@@ -47,54 +56,54 @@ def write_moe(
     metadata: dict[str, Any] | None = None,
 ) -> Path:
     """A qwen3moe of random weights; `forms`: formats of gate, up, down and of the other matrices ("dense")."""
-    rng = np.random.default_rng(7)
-    heads, kv_heads, head = 4, 2, 64
+    sizes = {
+        "block_count": layers,
+        "context_length": 1024,
+        "embedding_length": width,
+        "feed_forward_length": inner,
+        "attention.head_count": HEADS,
+        "attention.head_count_kv": KV_HEADS,
+        "attention.key_length": HEAD,
+        "attention.value_length": HEAD,
+        "rope.freq_base": 1e4,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "expert_count": experts,
+        "expert_used_count": used,
+        "expert_feed_forward_length": inner,
+    }
     writer = gguf.GGUFWriter(path, "qwen3moe")
-    for add, value in (
-        (writer.add_block_count, layers),
-        (writer.add_context_length, 1024),
-        (writer.add_embedding_length, width),
-        (writer.add_feed_forward_length, inner),
-        (writer.add_head_count, heads),
-        (writer.add_head_count_kv, kv_heads),
-        (writer.add_key_length, head),
-        (writer.add_value_length, head),
-        (writer.add_rope_freq_base, 1e4),
-        (writer.add_layer_norm_rms_eps, 1e-6),
-        (writer.add_expert_count, experts),
-        (writer.add_expert_used_count, used),
-        (writer.add_expert_feed_forward_length, inner),
-    ):
-        add(value)
-    for key, value in (metadata or {}).items():
-        add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string, list: writer.add_array}
+    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+    add |= {str: writer.add_string, list: writer.add_array}
+    for key, value in ({f"qwen3moe.{key}": value for key, value in sizes.items()} | (metadata or {})).items():
         add[type(value)](key, value)
-
-    def add_tensor(name: str, shape: tuple[int, ...], form: str) -> None:
-        writer.add_tensor(f"{name}.weight", random_blocks(form, shape, rng), raw_dtype=gguf.GGMLQuantizationType[form])
-
-    def add_norm(name: str, size: int) -> None:
-        writer.add_tensor(f"{name}.weight", (1 + 0.1 * rng.standard_normal(size)).astype(np.float32))
-
-    add_tensor("token_embd", (vocabulary, width), "F16")
-    add_tensor("output", (vocabulary, width), forms["dense"])
-    add_norm("output_norm", width)
-    for i in range(layers):
-        for name, size in (("attn_norm", width), ("ffn_norm", width), ("attn_q_norm", head), ("attn_k_norm", head)):
-            add_norm(f"blk.{i}.{name}", size)
-        for name, rows, columns in (
-            ("attn_q", heads * head, width),
-            ("attn_k", kv_heads * head, width),
-            ("attn_v", kv_heads * head, width),
-            ("attn_output", width, heads * head),
-        ):
-            add_tensor(f"blk.{i}.{name}", (rows, columns), forms["dense"])
-        add_tensor(f"blk.{i}.ffn_gate_inp", (experts, width), "F32")
-        add_tensor(f"blk.{i}.ffn_gate_exps", (experts, inner, width), forms["gate"])
-        add_tensor(f"blk.{i}.ffn_up_exps", (experts, inner, width), forms["up"])
-        add_tensor(f"blk.{i}.ffn_down_exps", (experts, width, inner), forms["down"])
+    rng = np.random.default_rng(7)
+    for name, shape, form in _moe_tensors(layers, width, inner, experts, vocabulary, forms):
+        if form == "norm":
+            writer.add_tensor(f"{name}.weight", (1 + 0.1 * rng.standard_normal(shape)).astype(np.float32))
+        else:
+            kind = gguf.GGMLQuantizationType[form]
+            writer.add_tensor(f"{name}.weight", random_blocks(form, shape, rng), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _moe_tensors(
+    layers: int, width: int, inner: int, experts: int, vocabulary: int, forms: dict[str, str]
+) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and format of each; the format "norm" stands for a norm's weights, which are near one."""
+    yield "token_embd", (vocabulary, width), "F16"
+    yield "output", (vocabulary, width), forms["dense"]
+    yield "output_norm", (width,), "norm"
+    for block in (f"blk.{layer}" for layer in range(layers)):
+        for name, size in (("attn_norm", width), ("ffn_norm", width), ("attn_q_norm", HEAD), ("attn_k_norm", HEAD)):
+            yield f"{block}.{name}", (size,), "norm"
+        for name, heads in (("attn_q", HEADS), ("attn_k", KV_HEADS), ("attn_v", KV_HEADS)):
+            yield f"{block}.{name}", (heads * HEAD, width), forms["dense"]
+        yield f"{block}.attn_output", (width, HEADS * HEAD), forms["dense"]
+        yield f"{block}.ffn_gate_inp", (experts, width), "F32"
+        yield f"{block}.ffn_gate_exps", (experts, inner, width), forms["gate"]
+        yield f"{block}.ffn_up_exps", (experts, inner, width), forms["up"]
+        yield f"{block}.ffn_down_exps", (experts, width, inner), forms["down"]

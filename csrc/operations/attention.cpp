@@ -28,15 +28,10 @@ class Attention : public Operation {
             for (int row = 0; row < request.num_rows; row += tile)
                 for (int head = 0; head < context.kv.heads; head++) {
                     Item item{&request, row, std::min(tile, request.num_rows - row), head, 0, spans, -1};
-                    if (!split) {
+                    if (split)
+                        splits_.add(items_, item, spans, state_floats(context, item));
+                    else
                         items_.push_back(item);
-                        continue;
-                    }
-                    item.split = splits_.add(spans, state_floats(context, item));
-                    for (item.span0 = 0; item.span0 < spans; item.span0++) {
-                        item.span1 = item.span0 + 1;
-                        items_.push_back(item);
-                    }
                 }
         }
         splits_.prepare(context);

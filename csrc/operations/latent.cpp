@@ -36,15 +36,10 @@ class LatentAttention : public Operation {
                 for (int head = 0; head < options_.num_heads; head += heads) {
                     const int spans = (num_keys(request.position + row) + kSpan - 1) / kSpan;
                     Item item{&request, row, head, std::min(heads, options_.num_heads - head), 0, spans, -1};
-                    if (!few || spans == 1) {
+                    if (few && spans > 1)
+                        splits_.add(items_, item, spans, size_t(item.num_heads) * state_floats_);
+                    else
                         items_.push_back(item);
-                        continue;
-                    }
-                    item.split = splits_.add(spans, size_t(item.num_heads) * state_floats_);
-                    for (item.span0 = 0; item.span0 < spans; item.span0++) {
-                        item.span1 = item.span0 + 1;
-                        items_.push_back(item);
-                    }
                 }
         splits_.prepare(context);
         return int(items_.size());

@@ -14,11 +14,16 @@ class SpanSplits {
         splits_.clear();
         floats_ = 0;
     }
-    // The index of a new split, of `spans` that each leave `state_floats`.
-    int add(int spans, size_t state_floats) {
+    // Splits an item over its spans, of which each leaves `state_floats`: an item for each, as `span0`, `span1` say.
+    template <class Item>
+    void add(std::vector<Item>& items, Item item, int spans, size_t state_floats) {
+        item.split = int(splits_.size());
         splits_.push_back({floats_, spans});
         floats_ += size_t(spans) * state_floats;
-        return int(splits_.size()) - 1;
+        for (item.span0 = 0; item.span0 < spans; item.span0++) {
+            item.span1 = item.span0 + 1;
+            items.push_back(item);
+        }
     }
     // Makes room, once the step's splits are all there.
     void prepare(Context& context) {

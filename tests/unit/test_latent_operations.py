@@ -7,17 +7,17 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is the reference")
 
+from one_layer import VOCABULARY, OneLayer  # noqa: E402
+
 from freehold import _native, ops  # noqa: E402
 from freehold.executors.native import NativeExecutor  # noqa: E402
 from freehold.executors.native.plan import Cache, memory_plan  # noqa: E402
 from freehold.executors.torch import TorchExecutor  # noqa: E402
-from freehold.models.config import DecoderConfig  # noqa: E402
-from freehold.models.llama import Llama  # noqa: E402
 from freehold.weights.checkpoint import Checkpoint  # noqa: E402
 from freehold.weights.tensors import Tensor  # noqa: E402
 from steps import batch_of  # noqa: E402
 
-VOCABULARY, WIDTH = 61, 64
+WIDTH = 64
 # name: (heads, rank, plain channels, rope channels, channels of a value, keys that a query sees)
 SIZES = {
     "odd sizes": (4, 40, 24, 9, 20, None),
@@ -28,27 +28,13 @@ SIZES = {
 }
 
 
-class Layer(Llama):
+class Layer(OneLayer):
     """A model of one layer of latent attention."""
 
     def __init__(self, name, index_heads=6, index_dim=24):
         self.index_heads, self.index_dim = index_heads, index_dim
         self.heads, self.rank, self.plain, self.rope, self.value, self.top_k = SIZES[name]
-        super().__init__(
-            DecoderConfig(
-                architecture="layer",
-                num_layers=1,
-                hidden_size=WIDTH,
-                intermediate_size=WIDTH,
-                num_heads=self.heads,
-                num_kv_heads=1,
-                head_dim=self.rank + self.rope,
-                vocabulary_size=VOCABULARY,
-                context_length=4096,
-                norm_eps=1e-5,
-                rope=ops.Rope((1.0,)),
-            )
-        )
+        super().__init__(width=WIDTH, heads=self.heads, kv_heads=1, head_dim=self.rank + self.rope)
 
     def parameter_shapes(self):
         return {
@@ -68,17 +54,14 @@ class Layer(Llama):
         index = {"index_keys": self.index_dim} if self.top_k else {}
         return [ops.CacheSpec({"latents": self.rank, "rope_keys": self.rope, **index})]
 
-    def forward(self, p, batch):
-        x, cache, selected = ops.embedding(batch.tokens, p["model.embed_tokens.weight"]), batch.caches[0], None
+    def operation(self, x, p, batch):
+        cache, selected = batch.caches[0], None
         if self.top_k:
             index = (ops.linear(x, p[f"index_{name}"]) for name in ("q", "k", "weights"))
             selected = ops.select_keys(*index, cache, top_k=self.top_k)
         q, latents, turned = (ops.linear(x, p[name]) for name in ("q", "latent", "turned"))
         up = p["key_up"], p["value_up"]
         return ops.latent_attention(q, latents, turned, *up, cache, scale=0.4, selected=selected)
-
-    def logits(self, parameters, hidden):
-        return ops.linear(hidden, parameters["lm_head.weight"])
 
 
 def arrays_of(model):

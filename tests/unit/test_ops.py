@@ -6,18 +6,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is the reference")
 
+from one_layer import VOCABULARY, OneLayer  # noqa: E402
+
 from freehold import _native, ops  # noqa: E402
 from freehold.engine.executor import Batch  # noqa: E402
 from freehold.errors import UnsupportedError  # noqa: E402
 from freehold.executors.native import NativeExecutor  # noqa: E402
 from freehold.executors.torch import TorchExecutor  # noqa: E402
 from freehold.executors.torch_operations import LayerCache, Step, route  # noqa: E402
-from freehold.models.config import DecoderConfig  # noqa: E402
-from freehold.models.llama import Llama  # noqa: E402
 from freehold.models.rope import rope_frequencies  # noqa: E402
 from freehold.weights.checkpoint import Checkpoint  # noqa: E402
 
-VOCABULARY, HEADS, KV_HEADS, DIM = 61, 4, 2, 32
+HEADS, KV_HEADS, DIM = 4, 2, 32
 WIDTH = HEADS * DIM
 SHAPES = {"model.embed_tokens.weight": (VOCABULARY, WIDTH), "lm_head.weight": (VOCABULARY, WIDTH)}
 SHAPES |= {"k.weight": (KV_HEADS * DIM, WIDTH), "v.weight": (KV_HEADS * DIM, WIDTH), "v.bias": (KV_HEADS * DIM,)}
@@ -107,35 +107,16 @@ PROBES = {
 }
 
 
-class Probe(Llama):
+class Probe(OneLayer):
     """A model of one operation."""
 
     def __init__(self, operation):
-        super().__init__(
-            DecoderConfig(
-                architecture="probe",
-                num_layers=1,
-                hidden_size=WIDTH,
-                intermediate_size=WIDTH,
-                num_heads=HEADS,
-                num_kv_heads=KV_HEADS,
-                head_dim=DIM,
-                vocabulary_size=VOCABULARY,
-                context_length=1024,
-                norm_eps=1e-5,
-                rope=ops.Rope(rope_frequencies(DIM, 10000.0)),
-            )
-        )
+        rope = ops.Rope(rope_frequencies(DIM, 10000.0))
+        super().__init__(width=WIDTH, heads=HEADS, kv_heads=KV_HEADS, head_dim=DIM, rope=rope)
         self.operation = operation
 
     def parameter_shapes(self):
         return SHAPES
-
-    def forward(self, parameters, batch):
-        return self.operation(ops.embedding(batch.tokens, parameters["model.embed_tokens.weight"]), parameters, batch)
-
-    def logits(self, parameters, hidden):
-        return ops.linear(hidden, parameters["lm_head.weight"])
 
 
 @pytest.fixture(scope="module")

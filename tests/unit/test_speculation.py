@@ -2,8 +2,8 @@
 
 import numpy
 import pytest
+from engine_jobs import Job, engine_of, prompt_of
 from fake_executor import VOCABULARY, FakeExecutor, reference_logits
-from test_engine import Job, engine_of, prompt_of
 
 from freehold.engine.executor import Batch
 from freehold.engine.request import FinishEvent

@@ -6,15 +6,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is the reference")
 
+from one_layer import VOCABULARY, OneLayer  # noqa: E402
+
 from freehold import _native, ops  # noqa: E402
 from freehold.executors.native import NativeExecutor  # noqa: E402
 from freehold.executors.torch import TorchExecutor  # noqa: E402
-from freehold.models.config import DecoderConfig  # noqa: E402
-from freehold.models.llama import Llama  # noqa: E402
 from freehold.weights.checkpoint import Checkpoint  # noqa: E402
 from steps import batch_of  # noqa: E402
 
-VOCABULARY, WIDTH = 61, 64
+WIDTH = 64
 KEY_HEADS, HEADS, KEY_DIM, VALUE_DIM, TAPS = 2, 4, 33, 40, 4
 KEYS, VALUES = KEY_HEADS * KEY_DIM, HEADS * VALUE_DIM
 SHAPES = {"model.embed_tokens.weight": (VOCABULARY, WIDTH), "lm_head.weight": (VOCABULARY, VALUES)}
@@ -54,38 +54,18 @@ LAYERS = {
 }
 
 
-class Layer(Llama):
+class Layer(OneLayer):
     """A model of one layer that keeps a state."""
 
     def __init__(self, name):
+        super().__init__(width=WIDTH, heads=HEADS, kv_heads=HEADS, head_dim=16)
         self.states, self.operation = LAYERS[name]
-        super().__init__(
-            DecoderConfig(
-                architecture="layer",
-                num_layers=1,
-                hidden_size=WIDTH,
-                intermediate_size=WIDTH,
-                num_heads=HEADS,
-                num_kv_heads=HEADS,
-                head_dim=16,
-                vocabulary_size=VOCABULARY,
-                context_length=4096,
-                norm_eps=1e-5,
-                rope=ops.Rope((1.0,)),
-            )
-        )
 
     def parameter_shapes(self):
         return SHAPES
 
     def caches(self):
         return [ops.CacheSpec(states=self.states)]
-
-    def forward(self, parameters, batch):
-        return self.operation(ops.embedding(batch.tokens, parameters["model.embed_tokens.weight"]), parameters, batch)
-
-    def logits(self, parameters, hidden):
-        return ops.linear(hidden, parameters["lm_head.weight"])
 
 
 @pytest.fixture(scope="module")

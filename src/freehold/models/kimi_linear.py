@@ -13,10 +13,9 @@ from freehold import ops
 from freehold.models.deepseek import DeepSeek, LatentConfig, dense_first, latent_values
 from freehold.models.experts import EXPERTS_GGUF_NAMES, bias_corrected_router, experts_values
 from freehold.models.minimax_m2 import published
-from freehold.models.qwen_next import logarithm_of_rate, rate_of_logarithm
+from freehold.models.qwen_next import CONVOLVED, convolved, logarithm_of_rate, rate_of_logarithm
 from freehold.models.settings import Settings
 
-CONVOLVED = ("q", "k", "v")
 CORRECTION = "block_sparse_moe.gate.e_score_correction_bias"
 DELTA_GGUF_NAMES = {
     f"blk.{{i}}.{gguf}": f"model.layers.{{i}}.self_attn.{ours}"
@@ -114,15 +113,8 @@ class KimiLinear(DeepSeek):
 
     def delta(self, x, layer, cache):
         c = self.config
-        q, k, v = (
-            ops.short_convolution(
-                self.linear(x, layer, f"self_attn.{name}_proj"),
-                layer[f"self_attn.{name}_conv1d.weight"],
-                cache,
-                f"{name}_convolution",
-            )
-            for name in CONVOLVED
-        )
+        projections = (self.linear(x, layer, f"self_attn.{name}_proj") for name in CONVOLVED)
+        q, k, v = convolved(projections, layer, "self_attn", cache)
         out = ops.delta_rule(
             q,
             k,

@@ -6,7 +6,7 @@ Norms are published as their distance from one, but for those behind the delta r
 three sections of Qwen3.5's rope. Reference: transformers `models/qwen3_next`, `models/qwen3_5`, `models/qwen3_5_moe`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -48,6 +48,12 @@ DELTA_GGUF_NAMES = {
         "ssm_out.weight": "out_proj.weight",
     }.items()
 } | {"blk.{i}.post_attention_norm.weight": "model.layers.{i}.post_attention_layernorm.weight"}
+
+
+def convolved(projections: Iterable[Any], layer: Any, part: str, cache: Any) -> Iterator[Any]:
+    """Queries, keys and values, each through the short convolution of its own."""
+    for name, x in zip(CONVOLVED, projections, strict=True):
+        yield ops.short_convolution(x, layer[f"{part}.{name}_conv1d.weight"], cache, f"{name}_convolution")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +164,8 @@ class GatedDelta(Qwen3):
 
     def delta(self, x, layer, cache):
         c = self.config
-        q, k, v = (
-            ops.short_convolution(
-                self.linear(x, layer, f"linear_attn.in_proj_{name}"),
-                layer[f"linear_attn.{name}_conv1d.weight"],
-                cache,
-                f"{name}_convolution",
-            )
-            for name in CONVOLVED
-        )
+        projections = (self.linear(x, layer, f"linear_attn.in_proj_{name}") for name in CONVOLVED)
+        q, k, v = convolved(projections, layer, "linear_attn", cache)
         out = ops.delta_rule(
             q,
             k,

@@ -35,6 +35,9 @@ class Tab:
         self.page.goto(self.url)
         self.page.locator("#pickers option").first.wait_for(state="attached")
 
+    def open_settings(self) -> None:
+        self.page.get_by_role("button", name="Settings").click()
+
     def say(self, text: str) -> None:
         self.page.locator("#message").fill(text)
         self.page.keyboard.press("Enter")

@@ -4,14 +4,10 @@ import json
 import threading
 
 import pytest
-from page_server import QWEN, SMALL, USAGE, Refusal
+from page_server import QWEN, USAGE, Refusal
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect
-
-
-def open_settings(tab):
-    tab.page.get_by_role("button", name="Settings").click()
 
 
 def call(index, ident, name, *fragments):
@@ -26,7 +22,7 @@ def call(index, ident, name, *fragments):
 
 def test_conversation_goes_on(tab, scripted):
     scripted.answer = lambda body: [f"Reply {len(body['messages'])}."]
-    open_settings(tab)
+    tab.open_settings()
     tab.page.get_by_label("System prompt").fill("Be brief.")
     tab.page.keyboard.press("Escape")
     tab.ask("One")
@@ -101,7 +97,7 @@ def test_tool_calls_are_shown_and_answered_by_hand(tab, scripted):
         {"finish_reason": "tool_calls"},
     ]
     scripted.answer = lambda body: ["It is sunny."] if body["messages"][-1]["role"] == "tool" else calls
-    open_settings(tab)
+    tab.open_settings()
     tab.page.get_by_text("Tools", exact=True).click()
     tab.page.get_by_role("button", name="Insert an example").click()
     tab.page.keyboard.press("Escape")
@@ -140,7 +136,7 @@ BAD_TOOLS = [
 
 
 def test_tools_that_cannot_be_are_said_and_not_sent(tab, scripted):
-    open_settings(tab)
+    tab.open_settings()
     tab.page.get_by_text("Tools", exact=True).click()
     for text, error in BAD_TOOLS:
         tab.page.locator("#tools").fill(text)
@@ -155,7 +151,7 @@ def test_tools_that_cannot_be_are_said_and_not_sent(tab, scripted):
 
 
 def test_sampling_is_sent(tab, scripted):
-    open_settings(tab)
+    tab.open_settings()
     page = tab.page
     page.get_by_label("Temperature").first.fill("0.2")
     page.get_by_label("Top-p").first.fill("")
@@ -170,7 +166,7 @@ def test_sampling_is_sent(tab, scripted):
 
 
 def test_a_number_out_of_range_is_not_sent(tab, scripted):
-    open_settings(tab)
+    tab.open_settings()
     tab.page.get_by_label("Top-p").first.fill("2")
     tab.page.keyboard.press("Escape")
     tab.say("Hello")
@@ -180,13 +176,13 @@ def test_a_number_out_of_range_is_not_sent(tab, scripted):
 
 
 def test_thinking_is_offered_where_the_model_has_it(tab):
-    open_settings(tab)
+    tab.open_settings()
     expect(tab.page.get_by_label("Thinking").first.locator("option")).to_have_text(
         ["As the model’s template says", "Off", "On"]
     )
     tab.page.keyboard.press("Escape")
     tab.page.get_by_label("Model", exact=True).select_option("small")
-    open_settings(tab)
+    tab.open_settings()
     expect(tab.page.get_by_label("Thinking").first).to_be_hidden()
 
 
@@ -286,7 +282,7 @@ def test_new_chat_while_a_reply_runs(tab, scripted):
 def test_export(tab, scripted):
     scripted.answer = lambda body: [{"reasoning_content": "Hm."}, "**Hello**"]
     tab.ask("Hi")
-    open_settings(tab)
+    tab.open_settings()
     with tab.page.expect_download() as download:
         tab.page.get_by_role("button", name="Export conversation as JSON").click()
     saved = json.loads(download.value.path().read_text())
@@ -319,7 +315,7 @@ def test_side_by_side(tab, scripted):
     gate = threading.Event()
     scripted.answer = lambda body: [f"I am {body['model']}.", *([gate] if body["model"] == "thinker" else [])]
     tab.page.get_by_role("button", name="Compare").click()
-    open_settings(tab)
+    tab.open_settings()
     tab.page.get_by_label("Temperature").nth(1).fill("0")
     tab.page.keyboard.press("Escape")
     tab.say("Who are you?")
@@ -418,145 +414,3 @@ def test_key_is_asked_for_in_the_middle_too(tab, scripted):
     tab.page.locator("#key").fill("secret-key")
     tab.page.get_by_role("button", name="Continue").click()
     expect(tab.ended().locator(".markdown")).to_have_text("Hello.")
-
-
-# For everybody.
-
-
-def test_keyboard_alone(tab, scripted):
-    page = tab.page
-    page.evaluate("document.body.tabIndex = -1, document.body.focus()")
-    names = []
-    for _ in range(9):
-        page.keyboard.press("Tab")
-        focused = page.locator(":focus")
-        names.append(focused.evaluate("node => node.ariaLabel || node.labels?.[0]?.innerText || node.innerText.trim()"))
-        assert focused.evaluate("node => node.matches(':focus-visible') && node.getBoundingClientRect().top >= 0")
-    assert names == [
-        "Skip to the message field",
-        "Model",
-        "About this model",
-        "Compare",
-        "New chat",
-        "Settings",
-        "Conversation",
-        "Message",
-        "Send",
-    ]
-    page.locator(".skip").focus()
-    page.keyboard.press("Enter")
-    page.keyboard.type("One")
-    page.keyboard.press("Shift+Enter")
-    page.keyboard.type("Two")
-    page.keyboard.press("Enter")
-    tab.ended()
-    assert scripted.requests[0]["messages"][0]["content"] == "One\nTwo"
-    expect(page.locator("#message")).to_have_value("")
-
-
-def test_screen_readers_hear_blocks_not_tokens(tab, scripted):
-    words = ["One", "two", "three", "four", "five.\n\nSix", "seven", "eight.\n\n-", "nine\n-", "ten\n"]
-    scripted.answer = lambda body: [word + " " for word in words]
-    tab.ask("Hello")
-    said = tab.page.locator("#announcer p")
-    expect(said).to_have_text(["thinker answers.", "One two three four five.", "Six seven eight.", "nineten"])
-    assert tab.page.locator("#announcer").get_attribute("aria-live") == "polite"
-
-
-def test_dark_mode_follows_the_system_and_the_switch(browser, scripted):
-    from page_browser import opened
-
-    def background(tab):
-        red = tab.page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
-        return "dark" if int(red) < 60 else "light"
-
-    with opened(browser, scripted.url, color_scheme="dark") as tab:
-        assert background(tab) == "dark"
-        open_settings(tab)
-        tab.page.get_by_role("radio", name="Light").check()
-        assert background(tab) == "light"
-        tab.page.reload()
-        assert background(tab) == "light"
-        open_settings(tab)
-        tab.page.get_by_role("radio", name="System").check()
-        assert background(tab) == "dark"
-
-
-def test_phone(browser, scripted):
-    from page_browser import opened
-
-    wide = "| a long head | another one | a third | and a fourth |\n|--|--|--|--|\n| 1 | 2 | 3 | 4 |\n\n"
-    scripted.models = [QWEN | {"id": "a-model-with-a-very-long-name-q4_k_m-and-more"}, SMALL]
-    scripted.answer = lambda body: [wide, "```\n", "x" * 200, "\n```\n\n", "https://example.com/" + "y" * 200]
-    with opened(browser, scripted.url, viewport={"width": 360, "height": 720}, has_touch=True) as tab:
-        page = tab.page
-        page.get_by_role("button", name="Compare").click()
-        tab.say("z" * 200)
-        tab.ended(0), tab.ended(1)
-        boxes = [lane.bounding_box() for lane in page.locator(".lane").all()]
-        assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
-        assert page.evaluate("document.documentElement.scrollWidth") == 360
-        assert page.evaluate("document.getElementById('scroller').scrollWidth <= 360")
-        for button in page.locator("header.bar button, #send").all():
-            box = button.bounding_box()
-            assert box["width"] >= 36 and box["height"] >= 36 and 0 <= box["x"] <= 360 - box["width"]
-        open_settings(tab)
-        box = page.locator("#settings").bounding_box()
-        assert (box["x"], box["width"]) == (0, 360)
-
-
-def test_reduced_motion(browser, scripted):
-    from page_browser import opened
-
-    scripted.answer = lambda body: ["A", threading.Event()]
-    with opened(browser, scripted.url, reduced_motion="reduce") as tab:
-        tab.say("Hello")
-        figures = tab.page.locator(".running .figures")
-        assert figures.evaluate("node => getComputedStyle(node, '::before').animationName") == "none"
-
-
-def test_scrolling_does_not_fight_the_reader(tab, scripted):
-    gates = [threading.Event() for _ in range(3)]
-    more = "A paragraph that takes some room.\n\n" * 30
-    scripted.answer = lambda body: [more, gates[0], more, gates[1], more, gates[2], "The end."]
-    top = "document.getElementById('scroller').scrollTop"
-    below = "(s => s.scrollHeight - s.scrollTop - s.clientHeight)(document.getElementById('scroller'))"
-    paragraphs = tab.page.locator(".reply .markdown p")
-    tab.say("Go")
-    expect(paragraphs).to_have_count(30)
-    assert tab.page.evaluate(below) < 5
-    tab.page.mouse.move(600, 400)
-    tab.page.mouse.wheel(0, -500)
-    expect(tab.page.locator("#to-end")).to_be_visible()
-    before = tab.page.evaluate(top)
-    gates[0].set()
-    expect(paragraphs).to_have_count(60)
-    assert tab.page.evaluate(top) == before
-    tab.page.get_by_role("button", name="Latest").click()
-    gates[1].set()
-    expect(paragraphs).to_have_count(90)
-    assert tab.page.evaluate(below) < 5
-    expect(tab.page.locator("#to-end")).to_be_hidden()
-    gates[2].set()
-    tab.ended()
-
-
-def test_long_reply_is_appended_to_not_made_anew(tab, scripted):
-    words = [f"word{i} " if i % 40 else f"\n\n{'- ' if i % 80 else ''}**p{i}** " for i in range(10_000)]
-    gate = threading.Event()
-    scripted.answer = lambda body: [*words[:200], gate, *words[200:]]
-    tab.say("Go")
-    expect(tab.page.locator(".reply .markdown")).to_contain_text("word199")
-    tab.page.evaluate("""() => {
-        window.first = document.querySelector(".markdown > :nth-child(2)");
-        window.replaced = 0;
-        new MutationObserver((records) => {
-            for (const { removedNodes } of records) for (const node of removedNodes)
-                if (node.nodeType === 1 && node.parentNode !== document.querySelector(".markdown > :last-child")) replaced++;
-        }).observe(document.querySelector(".markdown"), { childList: true });
-    }""")
-    gate.set()
-    tab.ended()
-    assert tab.page.evaluate("first.isConnected && first === document.querySelector('.markdown > :nth-child(2)')")
-    assert tab.page.locator(".reply .markdown > *").count() == 250
-    assert tab.page.evaluate("replaced") <= 250  # a paragraph that turned out to be a list, once a block at most

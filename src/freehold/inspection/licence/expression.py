@@ -43,7 +43,7 @@ def identify(name: str) -> Named | None:
         return None
     if plain in names()["own"]:
         return Named(names()["own"][plain], tag=plain)
-    if identifier := names()["spdx"].get(plain) or _identifiers().get(plain):
+    if identifier := licence_lists().names.get(plain) or _identifiers().get(plain):
         return Named(identifier, current(identifier))
     if re.search(r"(?i)\b(?:and|or|with)\b|[()]", name) and (expression := parse(name)):
         return Named(expression, expression)

@@ -56,9 +56,10 @@ def answer(report: LicenceReport, use: Use | str) -> Answer:
     refusals: list[Reason] = []
     conditions: list[Reason] = []
     also: list[Reason] = []
+    told = {"refuse": refusals, "if": conditions, "also": also}
     for clause in report.clauses:
-        for bin_, plain in _judged(clause, use, report):
-            {"refuse": refusals, "if": conditions, "also": also}[bin_].append(Reason(_origin(plain, clause), clause))
+        for kind, plain in _judged(clause, use, report):
+            told[kind].append(Reason(_origin(plain, clause), clause))
     _unknowns(report, refusals, conditions)
     verdict = Verdict.NOT_ALLOWED if refusals else Verdict.ALLOWED_IF if conditions else Verdict.ALLOWED
     under = _under(report)
@@ -135,10 +136,18 @@ def _when(holds: bool | None, plain: str, condition: str) -> _Judgement:
         yield "also", plain if is_said else f"{condition}: {plain[0].lower()}{plain[1:]}"
 
 
+def _barred(does: bool | None, clause: Clause, promise: str) -> _Judgement:
+    """A refusal where the use does what is barred; a promise not to where that was not said."""
+    if does:
+        yield "refuse", clause.plain
+    elif does is None:
+        yield "if", f"{promise} {clause.plain}"
+
+
 def _threshold(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
     """Above a threshold the licence asks for another, or ends; below it asks nothing."""
     values = clause.values
-    limit, mine = (values.get("users"), use.monthly_users)
+    limit, mine = values.get("users"), use.monthly_users
     if clause.kind == "revenue_threshold":
         limit, mine = values.get("revenue_usd_per_month"), use.monthly_revenue_usd
     if use.commercial is False and (
@@ -155,10 +164,7 @@ def _threshold(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
 
 
 def _non_commercial(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
-    if use.commercial:
-        yield "refuse", clause.plain
-    elif use.commercial is None:
-        yield "if", f"Your use is not commercial. {clause.plain}"
+    yield from _barred(use.commercial, clause, "Your use is not commercial.")
 
 
 def _registration(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
@@ -185,10 +191,7 @@ def _territory(clause: Clause, use: Use, report: LicenceReport) -> _Judgement:
 
 
 def _outputs(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
-    if use.trains_models_on_outputs:
-        yield "refuse", clause.plain
-    elif use.trains_models_on_outputs is None:
-        yield "if", f"You train no other models with it. {clause.plain}"
+    yield from _barred(use.trains_models_on_outputs, clause, "You train no other models with it.")
 
 
 def _derive(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
@@ -200,29 +203,23 @@ def _field(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
         yield "refuse", clause.plain
 
 
-def _policy(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
+def _condition(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
     yield "if", clause.plain
 
 
 def _hosting(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
-    if use.serves:
-        yield ("if" if clause.values.get("permission") else "refuse"), clause.plain
-    elif use.serves is None:
-        yield "if", f"You do not offer it as a service. {clause.plain}"
+    if use.serves and clause.values.get("permission"):
+        yield "if", clause.plain
+    else:
+        yield from _barred(use.serves, clause, "You do not offer it as a service.")
 
 
 def _no_redistribution(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
-    if use.redistributes:
-        yield "refuse", clause.plain
-    elif use.redistributes is None:
-        yield "if", f"You keep it to yourself. {clause.plain}"
+    yield from _barred(use.redistributes, clause, "You keep it to yourself.")
 
 
 def _no_derivatives(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
-    if use.modifies:
-        yield "refuse", clause.plain
-    elif use.modifies is None:
-        yield "if", f"You do not change it. {clause.plain}"
+    yield from _barred(use.modifies, clause, "You do not change it.")
 
 
 def _display(clause: Clause, use: Use, _: LicenceReport) -> _Judgement:
@@ -283,7 +280,7 @@ _JUDGES: Mapping[str, Callable[[Clause, Use, LicenceReport], _Judgement]] = {
     "model_training": _outputs,
     "outputs_derive": _derive,
     "field_of_use": _field,
-    "use_policy": _policy,
+    "use_policy": _condition,
     "hosting": _hosting,
     "no_redistribution": _no_redistribution,
     "no_derivatives": _no_derivatives,
@@ -294,9 +291,9 @@ _JUDGES: Mapping[str, Callable[[Clause, Use, LicenceReport], _Judgement]] = {
     "state_changes": _changes,
     "share_alike": _changes,
     "indemnity": _always,
-    "latest_version": _policy,
-    "mark_outputs": _policy,
+    "latest_version": _condition,
+    "mark_outputs": _condition,
     "remote_restriction": _always,
     "revocable": _always,
-    "guardrails": _policy,
+    "guardrails": _condition,
 }

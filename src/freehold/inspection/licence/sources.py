@@ -13,6 +13,7 @@ from freehold.inspection.licence.detect import detect, detect_name
 from freehold.inspection.licence.expression import names
 from freehold.inspection.licence.prose import Prose, printable
 from freehold.inspection.licence.terms import Finding
+from freehold.inspection.openness.licences import licence_lists
 
 _MAX_TEXT_BYTES = 1 << 20
 _MAX_LICENCE_FILES = 20
@@ -181,7 +182,7 @@ def _name_in(text: str) -> str:
 @cache
 def _names() -> re.Pattern[str]:
     """Names of licences as a sentence writes them; short words only together with "license"."""
-    known = [*names()["spdx"], *(name.lower() for name in names()["own"].values())]
+    known = [*licence_lists().names, *(name.lower() for name in names()["own"].values())]
     written = [re.escape(name) for name in known if re.search(r"\d|licen[sc]e|agreement|terms", name)]
     more = [
         r"modified mit(?: licen[sc]e)?",
@@ -200,13 +201,12 @@ def _code_heads(artefacts: Artefacts) -> Iterator[Source]:
     code = [file for file in artefacts.files if file.name.endswith(".py") and not file.outside]
     for file in code[:_MAX_CODE_FILES]:
         text = artefacts.text(file.name, _HEAD_BYTES)
-        found = _SPDX_HEAD.search(text.content) if text else None
-        name = found[1].strip() if found else "Apache-2.0" if text and _APACHE_HEAD in text.content else ""
+        if text is None:
+            continue
+        found = _SPDX_HEAD.search(text.content)
+        at = found.start() if found else text.content.find(_APACHE_HEAD)
+        name = found[1].strip() if found else "Apache-2.0" if at >= 0 else ""
         if name and name not in seen and (finding := detect_name(name)):
             seen.add(name)
-            place = (
-                text.content[: (found.start() if found else text.content.index(_APACHE_HEAD))].count("\n") + 1
-                if text
-                else 1
-            )
-            yield Source("code", Kind.FIELD, Evidence(file.name, f"line {place}", name), finding.at(file.name))
+            line = text.content.count("\n", 0, at) + 1
+            yield Source("code", Kind.FIELD, Evidence(file.name, f"line {line}", name), finding.at(file.name))

@@ -17,7 +17,8 @@ class LicenceLists:
     data: frozenset[str]
     data_by_spdx: frozenset[str]  # where SPDX and the framework's list write it differently
     model: frozenset[str]
-    names: dict[str, str]  # of an identifier or a common name, to the identifier as it is written
+    names: dict[str, str]  # from what a licence, open or not, is commonly called (in lower case) to its identifier
+    open_names: dict[str, str]  # of these the open ones', and the lists' own identifiers
 
     def is_open(self, identifier: str) -> bool:
         """Open in the sense of the Model Openness Framework: for code, data, documents or models."""
@@ -38,11 +39,8 @@ class LicenceLists:
 
     def named_in(self, text: str) -> str | None:
         """The first open licence that a text names, as in "released under the Apache 2.0 license"."""
-        found = self._pattern().search(text)
-        return self.names[" ".join(found[0].lower().split())] if found else None
-
-    def _pattern(self) -> re.Pattern[str]:
-        return _pattern(tuple(sorted(self.names, key=len, reverse=True)))
+        found = _pattern(tuple(sorted(self.open_names, key=len, reverse=True))).search(text)
+        return self.open_names[found[0].lower()] if found else None
 
 
 @cache
@@ -56,7 +54,7 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 def licence_lists() -> LicenceLists:
     data = criteria("licences")
     lists = ("osi_approved", "osi_approved_since", "fsf_libre", "open_data", "open_data_by_spdx", "open_model")
-    names = {identifier.lower(): identifier for name in lists for identifier in data[name]}
+    listed = {identifier.lower(): identifier for name in lists for identifier in data[name]}
     return LicenceLists(
         osi=_lower(data["osi_approved"]),
         osi_since=_lower(data["osi_approved_since"]),
@@ -64,7 +62,8 @@ def licence_lists() -> LicenceLists:
         data=_lower(data["open_data"]),
         data_by_spdx=_lower(data["open_data_by_spdx"]),
         model=_lower(data["open_model"]),
-        names=names | data["names"],
+        names=data["names"],
+        open_names=listed | {name: called for name, called in data["names"].items() if called.lower() in listed},
     )
 
 

@@ -80,16 +80,11 @@ def _counted_twice(required: list[Component], opened: set[str]) -> int:
     return sum(c.key not in opened and c.stands_in in keys & opened for c in required)
 
 
-def classify_record(record: Mapping[str, Any]) -> Classification:
-    """The class of a release that is described in the framework's own YAML or JSON form.
+def licences_of(record: Mapping[str, Any]) -> dict[str, str | None]:
+    """Component to licence, for those that a record in the framework's own YAML or JSON form lists.
 
     Raises ModelFileError for a component that the framework does not have.
     """
-    return classify(licences_of(record))
-
-
-def licences_of(record: Mapping[str, Any]) -> dict[str, str | None]:
-    """Component to licence, for those that a record of the framework lists. Raises ModelFileError as above."""
     release = record["release"]
     by_name = {component.name: component for component in components()}
     licences: dict[str, str | None] = {}

@@ -72,9 +72,10 @@ def _row(row: Row, name: str) -> str:
 
 def _comparison(reports: Sequence[Report]) -> Iterator[str]:
     yield "<table><tr><th></th>" + "".join(f"<th>{escape(report.name)}</th>" for report in reports) + "</tr>"
-    titles = {section.title for report in reports for section in report.sections}
-    for label, cells in compared(reports):
-        tag = "th" if label in titles else "td"
-        row = "".join(f'<{tag} class="{s}">{escape(MARKS[s])} {escape(v)}</{tag}>' for v, s in cells)
-        yield f"<tr><{tag}>{escape(label)}</{tag}>{row}</tr>"
+    for line in compared(reports):
+        tag = "th" if line.is_heading else "td"
+        cells = "".join(
+            f'<{tag} class="{c.status}">{escape(MARKS[c.status])} {escape(c.value)}</{tag}>' for c in line.cells
+        )
+        yield f"<tr><{tag}>{escape(line.label)}</{tag}>{cells}</tr>"
     yield "</table>"

@@ -45,8 +45,8 @@ def _section(section: Section, name: str) -> Iterator[str]:
 def _comparison(reports: Sequence[Report]) -> Iterator[str]:
     yield "| | " + " | ".join(escape(report.name) for report in reports) + " |"
     yield "| --- |" + " --- |" * len(reports)
-    titles = {section.title for report in reports for section in report.sections}
-    for label, cells in compared(reports):
-        name = f"**{escape(label)}**" if label in titles else escape(label)
-        yield f"| {name} | " + " | ".join(f"{escape(MARKS[s])} {escape(v)}".strip() for v, s in cells) + " |"
+    for line in compared(reports):
+        label = f"**{escape(line.label)}**" if line.is_heading else escape(line.label)
+        cells = (f"{escape(MARKS[cell.status])} {escape(cell.value)}".strip() for cell in line.cells)
+        yield f"| {label} | " + " | ".join(cells) + " |"
     yield f"\n{escape(LEGEND)}"

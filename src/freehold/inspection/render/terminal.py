@@ -55,11 +55,8 @@ def _comparison(reports: Sequence[Report]) -> RenderableType:
     table.add_column("")
     for report in reports:
         table.add_column(Text(plain(report.name), "bold"), ratio=1, overflow="fold")
-    titles = {section.title for report in reports for section in report.sections}
-    for label, cells in compared(reports):
-        style = "bold" if label in titles else ""
-        table.add_row(
-            Text(plain(label), style),
-            *(Text(f"{MARKS[status]} {plain(value)}".strip(), style or _STYLES[status]) for value, status in cells),
-        )
+    for line in compared(reports):
+        style = "bold" if line.is_heading else ""
+        cells = [Text(f"{MARKS[c.status]} {plain(c.value)}".strip(), style or _STYLES[c.status]) for c in line.cells]
+        table.add_row(Text(plain(line.label), style), *cells)
     return Group(table, Text(LEGEND, "dim"))

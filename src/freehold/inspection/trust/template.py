@@ -12,7 +12,7 @@ from typing import Any
 
 from freehold.inspection.artefacts import Artefacts
 from freehold.inspection.trust.finding import Finding, Severity, Topic, is_invisible, visible
-from freehold.text.template import ChatTemplate, environment
+from freehold.text.template import ChatTemplate
 
 MAX_SOURCE_CHARACTERS = 256 << 10  # the longest that a lab publishes has 20,000
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -114,8 +114,9 @@ class _Lint:
         from jinja2 import TemplateSyntaxError
 
         from freehold.inspection.trust.template_tree import Tree
+        from freehold.text.sandbox import Sandbox
 
-        sandbox = environment()
+        sandbox = Sandbox()
         try:
             tree = Tree(sandbox.parse(source))
         except TemplateSyntaxError as error:

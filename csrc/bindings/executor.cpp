@@ -1,40 +1,17 @@
-// The one binding file: it converts and forwards; arithmetic lives elsewhere.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
-#include <nanobind/stl/shared_ptr.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
-
+// Thread pools, packed weights, and programs with their operations.
 #include <algorithm>
 #include <atomic>
-#include <cstring>
-#include <optional>
 #include <stdexcept>
-#include <thread>
 
-#include "formats/gguf.h"
-#include "formats/published.h"
-#include "formats/quantize.h"
-#include "kernels/kernels.h"
+#include "bindings/bindings.h"
 #include "memory.h"
 #include "operations.h"
 #include "packed.h"
-#include "program.h"
-#include "sampler.h"
 #include "threads.h"
 
-namespace nb = nanobind;
-using namespace nb::literals;
-using namespace freehold;
+namespace freehold {
 
 namespace {
-
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// executor ---------------------------------------------------------------------------------------------------------
 
 struct Pool {
     const Kernels* kernels;
@@ -42,9 +19,7 @@ struct Pool {
 };
 
 Pool make_pool(int num_threads, const std::string& isa) {
-    const Kernels* kernels = choose_kernels(isa);
-    if (!kernels) throw std::invalid_argument("this machine cannot run the instruction set '" + isa + "'");
-    return {kernels, std::make_shared<ThreadPool>(num_threads)};
+    return {&kernels_of(isa), std::make_shared<ThreadPool>(num_threads)};
 }
 
 // Repacked weights, side by side in huge pages.
@@ -139,10 +114,9 @@ Step make_step(std::vector<int32_t> tokens, std::vector<int32_t> positions, cons
 
 nb::ndarray<nb::numpy, float, nb::ndim<2>> logits_array(const Program& program) {
     const size_t rows = size_t(program.num_logit_rows()), width = size_t(program.output_width());
-    auto* copy = new float[rows * width];
-    nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-    for (size_t r = 0; r < rows; r++) std::copy_n(program.logits(int(r)), width, copy + r * width);
-    return nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, {rows, width}, owner);
+    auto copy = std::make_unique_for_overwrite<float[]>(rows * width);
+    for (size_t r = 0; r < rows; r++) std::copy_n(program.logits(int(r)), width, copy.get() + r * width);
+    return to_array(std::move(copy), rows, width);
 }
 
 // Takes rows of another program's buffer as those of one of its own, which no operation writes.
@@ -157,91 +131,6 @@ void take_rows(Program& program, int buffer, Program& source, int from, const st
         std::copy_n(other.row(rows[i]), size_t(own.width), own.row(int(i)));
     }
 }
-
-// sampler ----------------------------------------------------------------------------------------------------------
-
-// (token, log-probability, [(token, log-probability)] of the likeliest)
-nb::tuple to_python(const Sample& sample) {
-    nb::list top;
-    for (const TokenLogprob& t : sample.top) top.append(nb::make_tuple(t.token, t.logprob));
-    return nb::make_tuple(sample.chosen.token, sample.chosen.logprob, top);
-}
-
-// Of each sampler the draws from its logit rows of the last run: one row, and one for each of its drafts as long as
-// these are what is drawn. The samplers are shared out to the pool's threads.
-nb::list sample_rows(Program& program, const std::vector<Sampler*>& samplers,
-                     const std::vector<std::vector<int>>& drafts) {
-    if (drafts.size() != samplers.size()) throw std::invalid_argument("sample: drafts of each sampler are needed");
-    std::vector<int> first_rows;
-    int rows = 0;
-    for (size_t i = 0; i < samplers.size(); i++) {
-        samplers[i]->check_vocabulary(program.output_width());
-        first_rows.push_back(rows);
-        rows += 1 + int(drafts[i].size());
-    }
-    if (rows != program.num_logit_rows())
-        throw std::invalid_argument("sample: a sampler or a draft for each logit row is needed");
-    std::vector<std::vector<Sample>> samples(samplers.size());
-    {
-        nb::gil_scoped_release release;
-        const auto draw = [&](int i, int) {
-            const size_t at = size_t(i);
-            for (size_t n = 0; n <= drafts[at].size(); n++) {
-                samples[at].push_back(samplers[at]->sample(
-                    *program.context().kernels, program.logits(first_rows[at] + int(n)), program.output_width()));
-                if (n < drafts[at].size() && samples[at].back().chosen.token != drafts[at][n]) break;
-            }
-        };
-        if (samples.size() == 1)
-            draw(0, 0);
-        else
-            program.pool().parallel_for(int(samples.size()), draw);
-    }
-    nb::list out;
-    for (const std::vector<Sample>& drawn : samples) {
-        nb::list row;
-        for (const Sample& sample : drawn) row.append(to_python(sample));
-        out.append(row);
-    }
-    return out;
-}
-
-void bind_sampler(nb::module_& m) {
-    nb::class_<Sampler>(m, "Sampler")
-        .def(
-            "__init__",
-            [](Sampler* self, float temperature, int top_k, float top_p, float min_p, float repetition_penalty,
-               float presence_penalty, float frequency_penalty, uint64_t seed, int num_logprobs,
-               std::vector<std::pair<int, float>> logit_bias, std::vector<int> prompt) {
-                new (self) Sampler({temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
-                                    frequency_penalty, seed, num_logprobs, std::move(logit_bias)},
-                                   std::move(prompt));
-            },
-            nb::kw_only(), "temperature"_a = 1.0f, "top_k"_a = 0, "top_p"_a = 1.0f, "min_p"_a = 0.0f,
-            "repetition_penalty"_a = 1.0f, "presence_penalty"_a = 0.0f, "frequency_penalty"_a = 0.0f, "seed"_a = 0,
-            "num_logprobs"_a = 0, "logit_bias"_a = std::vector<std::pair<int, float>>(),
-            "prompt"_a = std::vector<int>())
-        .def(
-            "allow",
-            [](Sampler& self, const nb::bytes& bits) {  // little-endian words of 32 tokens
-                std::vector<uint32_t> words(bits.size() / sizeof(uint32_t));
-                std::memcpy(words.data(), bits.data(), words.size() * sizeof(uint32_t));
-                self.allow(std::move(words));
-            },
-            "bits"_a)
-        .def(
-            "sample",
-            [](Sampler& self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits,
-               const std::string& isa) {
-                const Kernels* kernels = choose_kernels(isa);
-                if (!kernels) throw std::invalid_argument("this machine cannot run the instruction set '" + isa + "'");
-                self.check_vocabulary(int(logits.size()));
-                return to_python(self.sample(*kernels, logits.data(), int(logits.size())));
-            },
-            "logits"_a, "isa"_a = "");
-}
-
-// experts ----------------------------------------------------------------------------------------------------------
 
 ExpertMatrix packed_experts(std::vector<PackedWeight> packed, std::vector<float> bias) {
     return {std::move(packed), {}, std::move(bias)};
@@ -290,6 +179,13 @@ void bind_experts(nb::module_& m) {
                 max_rows);
         },
         "max_rows"_a, "top_k"_a, "inputs"_a, "inner"_a, "plain_inputs"_a, "plain_inner"_a);
+}
+
+}  // namespace
+
+const Kernels& kernels_of(const std::string& isa) {
+    if (const Kernels* kernels = choose_kernels(isa)) return *kernels;
+    throw std::invalid_argument("this machine cannot run the instruction set '" + isa + "'");
 }
 
 void bind_executor(nb::module_& m) {
@@ -510,142 +406,4 @@ void bind_executor(nb::module_& m) {
         });
 }
 
-// formats ----------------------------------------------------------------------------------------------------------
-
-size_t count_values(Format format, size_t bytes) {
-    const FormatInfo& info = format_info(format);
-    if (bytes % size_t(info.block_bytes)) throw std::invalid_argument("dequantize: the bytes are not whole blocks");
-    return bytes / size_t(info.block_bytes) * size_t(info.block_elements);
-}
-
-nb::ndarray<nb::numpy, float, nb::ndim<1>> dequantize_array(const std::string& name, Bytes bytes) {
-    const Format format = format_from_name(name.c_str());
-    const size_t count = count_values(format, bytes.size());
-    auto* out = new float[count];
-    nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-    dequantize(format, bytes.data(), out, count);
-    return nb::ndarray<nb::numpy, float, nb::ndim<1>>(out, {count}, owner);
-}
-
-std::vector<float> dequantize_list(const std::string& name, Bytes bytes) {
-    const Format format = format_from_name(name.c_str());
-    std::vector<float> out(count_values(format, bytes.size()));
-    dequantize(format, bytes.data(), out.data(), out.size());
-    return out;
-}
-
-// Rows of `cols` floats as blocks of a format, shared out to threads. `importance`: one weight a column.
-nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> quantize_array(
-    const std::string& name, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> values, size_t cols,
-    std::optional<nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>> importance, int threads) {
-    const Format format = format_from_name(name.c_str());
-    const FormatInfo& info = format_info(format);
-    if (!can_quantize(format) || cols == 0 || cols % size_t(info.block_elements) || values.size() % cols ||
-        (importance && importance->size() != cols) || threads < 1 || threads > 1024)
-        throw std::invalid_argument("quantize: shape");
-    const size_t rows = values.size() / cols;
-    const size_t row_bytes = cols / size_t(info.block_elements) * size_t(info.block_bytes);
-    auto* out = new uint8_t[rows * row_bytes];
-    nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
-    const float* weights = importance ? importance->data() : nullptr;
-    {
-        nb::gil_scoped_release release;
-        constexpr size_t kRows = 16;  // of an item
-        ThreadPool pool(threads);
-        pool.parallel_for(int((rows + kRows - 1) / kRows), [&](int item, int) {
-            for (size_t r = size_t(item) * kRows; r < std::min(rows, (size_t(item) + 1) * kRows); r++)
-                quantize(format, values.data() + r * cols, weights, cols, out + r * row_bytes);
-        });
-    }
-    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(out, {rows * row_bytes}, owner);
-}
-
-// Writes the nibbles of a matrix as a lab publishes them into rows of blocks of 32 columns.
-void put_published_nibbles(const std::string& layout, Bytes codes, int rows, int cols, int header,
-                           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
-    const char* names[] = {"bytes", "rows", "gptq", "awq"};
-    const auto* name = std::find(std::begin(names), std::end(names), layout);
-    if (name == std::end(names)) throw std::invalid_argument("unknown layout " + layout);
-    const auto kind = CodeLayout(name - std::begin(names));
-    if (rows <= 0 || cols <= 0 || cols % 32 || header < 0 || (kind == CodeLayout::Awq && rows % 8) ||
-        codes.size() != size_t(rows) * size_t(cols) / 2 ||
-        out.size() != size_t(rows) * (size_t(cols) / 32) * size_t(header + 16))
-        throw std::invalid_argument("put_nibbles: shape");
-    nb::gil_scoped_release release;
-    put_nibbles(kind, codes.data(), rows, cols, header, out.data());
-}
-
-nb::object to_python(const GgufValue& value) {
-    return std::visit(
-        [](const auto& v) -> nb::object {
-            using T = std::decay_t<decltype(v)>;
-            if constexpr (std::is_same_v<T, std::string_view>)
-                return nb::str(v.data(), v.size());
-            else if constexpr (std::is_same_v<T, GgufArray>) {
-                nb::object list = nb::steal(PyList_New(Py_ssize_t(v.size())));
-                for (size_t i = 0; i < v.size(); i++)
-                    PyList_SET_ITEM(list.ptr(), Py_ssize_t(i), to_python(v[i]).release().ptr());
-                return list;
-            } else
-                return nb::cast(v);
-        },
-        value.value);
-}
-
-// (version, metadata, [(name, shape, format, offset, bytes)]) of the file in `bytes`.
-nb::tuple read_gguf(Bytes bytes) {
-    const GgufHeader header = parse_gguf(bytes.data(), bytes.size());
-    nb::dict metadata;
-    for (const auto& [key, value] : header.metadata) metadata[nb::str(key.data(), key.size())] = to_python(value);
-    nb::list tensors;
-    for (const GgufTensor& t : header.tensors) {
-        nb::list shape;
-        for (uint64_t length : t.shape) shape.append(length);
-        tensors.append(nb::make_tuple(nb::str(t.name.data(), t.name.size()), nb::tuple(shape),
-                                      format_info(t.format).name, t.offset, t.bytes));
-    }
-    return nb::make_tuple(header.version, metadata, tensors);
-}
-
-void bind_formats(nb::module_& m) {
-    // The exceptions' Python classes, so that they arrive as the library's own.
-    static PyObject* file_error = nb::module_::import_("freehold.errors").attr("ModelFileError").inc_ref().ptr();
-    static PyObject* unsupported_error =
-        nb::module_::import_("freehold.errors").attr("UnsupportedError").inc_ref().ptr();
-    nb::register_exception_translator([](const std::exception_ptr& p, void*) {
-        try {
-            std::rethrow_exception(p);
-        } catch (const GgufError& e) {
-            PyErr_SetString(file_error, e.what());
-        } catch (const GgufUnsupported& e) {
-            PyErr_SetString(unsupported_error, e.what());
-        }
-    });
-    m.def("read_gguf", &read_gguf, "bytes"_a);
-    m.def("formats", [] {
-        std::vector<std::string> names;
-        for (int i = 0; i < kNumFormats; i++) names.push_back(format_info(Format(i)).name);
-        return names;
-    });
-    m.def("quantize", &quantize_array, "format"_a, "values"_a, "cols"_a, "importance"_a.none() = nb::none(),
-          "threads"_a = 1);
-    m.def("put_nibbles", &put_published_nibbles, "layout"_a, "codes"_a, "rows"_a, "cols"_a, "header"_a, "out"_a);
-    m.def(
-        "block_of",
-        [](const std::string& name) {
-            const FormatInfo& info = format_info(format_from_name(name.c_str()));
-            return std::make_pair(info.block_elements, info.block_bytes);
-        },
-        "format"_a);
-    m.def("dequantize", &dequantize_array, "format"_a, "blocks"_a);
-    m.def("dequantize_list", &dequantize_list, "format"_a, "blocks"_a);
-}
-
-}  // namespace
-
-NB_MODULE(_native, m) {
-    m.doc() = "Freehold's native core.";
-    bind_formats(m);
-    bind_sampler(m);
-    bind_executor(m);
-}
+}  // namespace freehold
