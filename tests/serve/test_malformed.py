@@ -118,6 +118,10 @@ def schema(value):
         ({"tools": [{"type": "web_search", "function": {"name": "f"}}]}, "tools.0.type: Input should be 'function'"),
         ({"tools": [TOOL] * 201}, "tools: List should have at most 200 items"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools.0.function.name: "),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]},
+            "tools.0.function.parameters: Value error, the arguments of a call are an object",
+        ),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice: "),

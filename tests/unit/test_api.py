@@ -512,6 +512,20 @@ def test_the_limits_of_all_cgroups_around_count(tmp_path, line, root, names):
 # Light.
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": "2"}, "threads: expected 1 to 1024, got '2'"),
+        ({"threads": 0}, "threads: expected 1 to 1024, got 0"),
+        ({"quantize": 5}, "quantize 5: unknown"),
+        ({"context": "all"}, "context: expected 2 to"),
+    ],
+)
+def test_wrong_options_of_load_are_refused(smollm, options, message):
+    with pytest.raises(RequestError, match=message):
+        freehold.load(smollm, **options)
+
+
 def test_importing_loads_nothing_heavy():
     heavy = ["numpy", "torch", "tokenizers", "jinja2", "asyncio"]
     code = f"import sys, freehold; print([m for m in {heavy} if m in sys.modules])"

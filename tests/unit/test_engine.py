@@ -307,6 +307,18 @@ def test_wrong_values_are_refused_before_anything_is_taken(prompt, options, erro
     assert executor.batches == []
 
 
+def test_a_prompt_that_is_only_scored_may_fill_the_context():
+    job = Job(prompt_of(CONTEXT), max_tokens=0, prompt_logprobs=0)
+    with engine_of(FakeExecutor()) as engine:
+        engine.submit(job.request)
+        scored = {}
+        while not isinstance(event := job.next(), FinishEvent):
+            scored |= {event.first + i: logprob for i, (logprob, _) in enumerate(event.logprobs)}
+        assert event.reason == "length" and sorted(scored) == list(range(1, CONTEXT))
+        with pytest.raises(PromptTooLongError, match=f"the prompt has {CONTEXT} tokens"):
+            engine.submit(Job(prompt_of(CONTEXT), max_tokens=1, prompt_logprobs=0).request)
+
+
 def test_a_full_queue_pushes_back():
     executor = FakeExecutor()
     executor.may_run.clear()

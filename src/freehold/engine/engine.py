@@ -186,7 +186,8 @@ class Engine:
             for token in tokens:
                 if not 0 <= token < vocabulary:
                     raise RequestError(f"{name}: token {token} is not in the vocabulary of {vocabulary}")
-        longest = self.context if request.is_read else self.context - 1  # room for one token of reply
+        replies = not request.is_read and request.params.max_tokens != 0
+        longest = self.context - 1 if replies else self.context  # room for one token of reply
         if request.num_prompt > longest:
             raise PromptTooLongError(request.num_prompt, self.context)
 

@@ -46,7 +46,7 @@ SCHEMES |= {
 
 def scheme_of(name: str) -> Scheme:
     """Raises RequestError for a name that is none."""
-    if name.lower() not in SCHEMES:
+    if not isinstance(name, str) or name.lower() not in SCHEMES:
         raise RequestError(f"quantize {name!r}: unknown", f"expected one of {', '.join(SCHEMES)}")
     return SCHEMES[name.lower()]
 

@@ -20,8 +20,8 @@ def make_pool(threads: int | None = None) -> Any:
             f"FREEHOLD_ISA={isa}: this machine cannot run it", f"supported here: {', '.join(supported)}"
         )
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
-    if not 1 <= threads <= 1024:
-        raise RequestError(f"threads: expected 1 to 1024, got {threads}")
+    if not isinstance(threads, int) or not 1 <= threads <= 1024:
+        raise RequestError(f"threads: expected 1 to 1024, got {threads!r}")
     return _native.Pool(threads, isa)
 
 

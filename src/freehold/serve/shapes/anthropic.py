@@ -9,8 +9,8 @@ from freehold.serve.shapes.common import (
     MAX_MESSAGES,
     MAX_TOOLS,
     Fraction,
-    Json,
     Name,
+    Parameters,
     Parts,
     Shape,
     Stops,
@@ -22,7 +22,7 @@ class AnthropicTool(Shape):
     type: Literal["custom"] | None = None
     name: Annotated[str, Field(min_length=1, max_length=200)]
     description: str | None = None
-    input_schema: Json
+    input_schema: Parameters
 
 
 class AnthropicMessage(Shape):

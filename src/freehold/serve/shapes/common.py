@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_N = 16
 MAX_MESSAGES = 10_000
@@ -25,6 +25,15 @@ Json = dict[str, Any]
 Parts = Annotated[list[Json], Field(max_length=MAX_MESSAGES)]
 
 
+def _of_object(schema: Json) -> Json:
+    if schema.get("type", "object") != "object":
+        raise ValueError('the arguments of a call are an object: its schema\'s "type" must be "object"')
+    return schema
+
+
+Parameters = Annotated[Json, AfterValidator(_of_object)]  # the schema of a call's arguments
+
+
 class Shape(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
 
@@ -32,7 +41,7 @@ class Shape(BaseModel):
 class Function(Shape):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     description: str | None = None
-    parameters: Json | None = None
+    parameters: Parameters | None = None
 
 
 class Tool(Shape):

@@ -12,6 +12,7 @@ from freehold.serve.shapes.common import (
     Fraction,
     Json,
     ModelRequest,
+    Parameters,
     Penalty,
     Seed,
     Shape,
@@ -24,7 +25,7 @@ class FunctionTool(Shape):
     type: Literal["function"]
     name: Annotated[str, Field(min_length=1, max_length=200)]
     description: str | None = None
-    parameters: Json | None = None
+    parameters: Parameters | None = None
     strict: bool | None = None
 
 
