@@ -3,8 +3,8 @@
     python benchmarks/peers.py [--only prefill,decode] [--model smollm] [--repeats 5] [--write]
 
 Run it by the Python that Freehold is installed in. The first run makes a venv for each peer under benchmarks/.work,
-builds llama.cpp for this CPU (a quarter of an hour on two cores) and makes the models; each run installs Freehold as it
-stands into a venv like theirs (an editable install starts 20 ms later). Every engine is a process of its
+builds llama.cpp for this CPU (a quarter of an hour on two cores) and makes the models. Freehold too is installed into a
+venv, anew when its source has changed (an editable install starts 20 ms later). Every engine is a process of its
 own (workers/). Each row first tries the settings of a peer (flash attention, threads, build) one after the other and
 takes its best; then the engines take turns. The last line is JSON; --write renews the measured models' sections in
 RESULTS.md.
@@ -193,16 +193,21 @@ def python(venv):
 
 
 def install(venv):
-    """Make a venv, once it is complete marked so; what stands here is installed again each time."""
+    """Make a venv, once it is complete marked so; our own is brought up to date."""
     packages, environment = VENVS[venv]
     done = WORK / venv / "installed"
     if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", WORK / venv], check=True)
-    if not done.exists() or venv == "freehold":
+    if not done.exists() or (venv == "freehold" and _source_changed_at() > done.stat().st_mtime):
         print(f"installing {packages[-1]}", flush=True)
         pip = [python(venv), "-m", "pip", "install", "--quiet", "--upgrade", *packages]
         subprocess.run(pip, env=os.environ | environment, check=True)
         done.touch()
+
+
+def _source_changed_at():
+    files = (path for folder in ("src", "csrc") for path in (HERE.parent / folder).rglob("*.*"))
+    return max(path.stat().st_mtime for path in files if path.suffix != ".pyc")
 
 
 def llama_library(venv):
