@@ -111,14 +111,14 @@ def _free_port():
 
 
 def servers_for(path, clients, eos_ids):
-    no_end = {str(token): -100 for token in eos_ids}
+    no_end, slots = {str(token): -100 for token in eos_ids}, max(clients, default=BASE)
     native = [python("xllama"), WORKERS / "xllama_server.py", path]
     flags = ["--n_ctx", CONTEXT, "--n_threads", 2, "--n_threads_batch", 2, "--interrupt_requests", "false"]
     old = [python("llama"), "-m", "llama_cpp.server", "--model", path, *flags]
     ours = [FREEHOLD, "serve", path, "--threads", 2, "--log-level", "warning"]
     return [
         Server(OURS, lambda port: [*map(str, [*ours, "--port", port])], {"ignore_eos": True}),
-        Server(NATIVE, lambda port: [*map(str, [*native, port, max(clients, default=BASE), CONTEXT])], {"ignore_eos": True}),
+        Server(NATIVE, lambda port: [*map(str, [*native, port, slots, CONTEXT])], {"ignore_eos": True}),
         Server(PYTHON, lambda port: [*map(str, [*old, "--port", port])], {"logit_bias": no_end}, 4),
     ]
 
