@@ -30,7 +30,7 @@ struct ExpertKernels {
             for (int i = 0; i < V; i++) sums[i] = S::add(sums[i], S::load(exponentials + i * S::W));
             std::memcpy(out + c, exponentials, size_t(some) * sizeof(float));
         });
-        const float sum = reduce16<S>(sums, plus);
+        const float sum = S::sum16(sums);
         for (int i = 0; i < count; i++) out[i] /= sum;
     }
 

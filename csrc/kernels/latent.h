@@ -1,7 +1,7 @@
 // Attention of many query heads on one row per key (latent attention), and the ranks of keys that an indexer gives.
 //
 // Keys lie as rows, found by pointers, so that a span may be keys side by side or keys that were selected. A product
-// q . key is summed over 16 lanes of columns, the first part's before the second's, then by reduce16's tree; values
+// q . key is summed over 16 lanes of columns, the first part's before the second's, then by sum16's tree; values
 // are summed key after key with channels in lanes; float32 throughout, rows converted as they are read. Each span of
 // 256 keys has its own maximum and sum, and is combined into a query's state after those before it. No figure depends
 // on the other queries of a task.

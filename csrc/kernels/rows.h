@@ -38,7 +38,7 @@ struct RowKernels {
         for_columns(x, cols, [&](const F(&v)[V], int) {
             for (int i = 0; i < V; i++) squares[i] = S::fma(v[i], v[i], squares[i]);
         });
-        const float inverse = 1.0f / std::sqrt(reduce16<S>(squares, plus) / float(cols) + eps);
+        const float inverse = 1.0f / std::sqrt(S::sum16(squares) / float(cols) + eps);
         for (int c = 0; c < cols; c++) out[c] = x[c] * inverse * weight[c];
     }
 
@@ -49,12 +49,12 @@ struct RowKernels {
         for_columns(x, cols, [&](const F(&v)[V], int) {
             for (int i = 0; i < V; i++) sums[i] = S::add(sums[i], v[i]);
         });
-        const float mean = reduce16<S>(sums, plus) / float(cols);
+        const float mean = S::sum16(sums) / float(cols);
         for (int c = 0; c < cols; c++) out[c] = x[c] - mean;
         for_columns(out, cols, [&](const F(&v)[V], int) {
             for (int i = 0; i < V; i++) squares[i] = S::fma(v[i], v[i], squares[i]);
         });
-        const float inverse = 1.0f / std::sqrt(reduce16<S>(squares, plus) / float(cols) + eps);
+        const float inverse = 1.0f / std::sqrt(S::sum16(squares) / float(cols) + eps);
         for (int c = 0; c < cols; c++) out[c] = out[c] * inverse * weight[c] + bias[c];
     }
 
@@ -144,7 +144,7 @@ struct RowKernels {
         int c = 0;
         for (; c + 16 <= count; c += 16)
             for (int i = 0; i < V; i++) largest[i] = S::max(largest[i], S::load(x + c + i * S::W));
-        float result = reduce16<S>(largest, larger);
+        float result = S::max16(largest);
         for (; c < count; c++) result = larger(result, x[c]);
         return result;
     }
@@ -158,7 +158,7 @@ struct RowKernels {
         int c = 0;
         for (; c + 16 <= count; c += 16)
             for (int i = 0; i < V; i++) sum[i] = S::add(sum[i], weight(S::load(x + c + i * S::W)));
-        float result = reduce16<S>(sum, plus);
+        float result = S::sum16(sum);
         for (; c < count; c++) result += exp_nonpositive1<S>((x[c] - max) * inverse_temperature);
         return result;
     }

@@ -46,7 +46,7 @@ struct Avx512 {
                                     _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23)));
     }
 
-    FH_INLINE float sum16(const F (&v)[1]) {  // of 16 lanes, by the tree of reduce16
+    FH_INLINE float sum16(const F (&v)[1]) {  // the tree (i, i+8), (i, i+4), (i, i+2), (i, i+1)
         const __m256 by8 = _mm256_add_ps(_mm512_castps512_ps256(v[0]), _mm512_extractf32x8_ps(v[0], 1));
         const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
         const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));

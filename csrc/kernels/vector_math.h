@@ -41,17 +41,6 @@ static inline float exp_nonpositive1(float x) {
     return lanes[0];
 }
 
-// The tree (i, i+8), (i, i+4), (i, i+2), (i, i+1) over 16 lanes.
-template <class S, class Combine>
-static inline float reduce16(const typename S::F (&v)[kVectors16<S>], Combine combine) {
-    float lanes[16];
-    for (int i = 0; i < kVectors16<S>; i++) S::store(lanes + i * S::W, v[i]);
-    for (int half = 8; half; half /= 2)
-        for (int i = 0; i < half; i++) lanes[i] = combine(lanes[i], lanes[i + half]);
-    return lanes[0];
-}
-
-static inline float plus(float a, float b) { return a + b; }
 static inline float larger(float a, float b) { return a > b ? a : b; }
 
 }  // namespace freehold
