@@ -8,7 +8,7 @@ more than 4 clients only wait longer) and llama.cpp's native server from xllamac
 The time between tokens is compared with the peer's that serves most: who serves one after the other has none to speak
 of. Beside them, at 16 clients: Freehold's engine alone, asked by token ids in its own process (what HTTP costs, less
 the processor time that the clients take from the same cores), and answers that keep to a JSON schema (what constrained
-decoding costs). The last line is JSON; --write renews the model's section in RESULTS.md.
+decoding costs). The last line is JSON; --write renews the model's sections in RESULTS.md.
 """
 
 import argparse
