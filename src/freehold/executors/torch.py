@@ -1,11 +1,11 @@
 """The torch executor: runs a model's forward eagerly on tensors, on a CPU or a GPU.
 
 In float32 on a CPU it is the reference that the native executor is checked against. The operations stand in
-`torch_operations.py`; without a cache the same forward trains through autograd (`forward`).
+`torch_operations.py`; without a cache the same forward trains through autograd (`forward`). On a GPU steps of few rows
+are compiled (`torch_compiled.py`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from freehold import ops
 from freehold.errors import RequestError, UnsupportedError
 from freehold.executors.memory_plan import MemoryPlan
-from freehold.executors.torch_operations import LayerCache, Step
+from freehold.executors.torch_operations import LayerCache, Step, TorchBatch
 from freehold.models.parameters import Parameters, named_parameters
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -27,15 +27,6 @@ def _draw(sampler: Any, rows: Sequence[Any], drafts: Sequence[int]) -> list[Any]
             break
         drawn.append(sampler.sample(row))
     return drawn
-
-
-@dataclass(frozen=True)
-class TorchBatch:
-    """What a model's forward reads of a step."""
-
-    tokens: torch.Tensor  # T
-    positions: torch.Tensor  # T
-    caches: Sequence[LayerCache]
 
 
 def check_device(device: str) -> torch.device:
@@ -148,7 +139,8 @@ class TorchExecutor:
 
     `device`: "cpu" or "cuda". `dtype`, of matrices and of the KV cache: "float32" (the default on a CPU), "bfloat16"
     (the default on a GPU) or "float16"; sums inside norms and softmax are float32 always. `threads` are torch's own,
-    those of the whole process.
+    those of the whole process. `compiled`: steps of few rows are compiled where the model allows, the first time taking
+    a minute or so; by default on a GPU.
     """
 
     max_logit_rows = MAX_LOGIT_ROWS
@@ -164,6 +156,7 @@ class TorchExecutor:
         threads: int | None = None,
         max_rows: int = 512,
         next_token: Any = None,
+        compiled: bool | None = None,
     ):
         if threads is not None:
             if not 1 <= threads <= 1024:
@@ -177,6 +170,9 @@ class TorchExecutor:
         self.parameters = load_parameters(model, checkpoint, device=device, dtype=dtype)
         kept = check_dtype(device, dtype)
         self._storage = [self._make_cache(spec, kept) for spec in model.caches()]
+        self._compiled: Any = None
+        if self.device.type == "cuda" if compiled is None else compiled:
+            self._compiled = self._compile()
         self._next, self.foresees = next_token, next_token is not None
         self._next_storage: list[dict[str, torch.Tensor]] = []
         if self.foresees:
@@ -191,20 +187,34 @@ class TorchExecutor:
         """What it runs with."""
         dtype = str(next(iter(self.parameters.values())).dtype).removeprefix("torch.")
         return {"isa": f"torch {torch.__version__}", "threads": torch.get_num_threads(), "device": str(self.device)} | {
-            "dtype": dtype
+            "dtype": dtype,
+            "compiled": self._compiled is not None and self._compiled.works,
         }
 
     def _make_cache(self, spec: ops.CacheSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """A layer's memory: (blocks, block size, width) for what tokens leave, (blocks, *shape) for states."""
-        blocks, size, device = self.num_blocks, self.block_size, self.device
+        """A layer's memory: (blocks, block size, width) for what tokens leave, (blocks, *shape) for states.
+
+        There is one block more than is given out: for rows that belong to no request.
+        """
+        blocks, size, device = self.num_blocks + 1, self.block_size, self.device
         tokens = {
             name: torch.zeros((blocks, size, width), dtype=dtype, device=device) for name, width in spec.tokens.items()
         }
         return tokens | {name: torch.zeros((blocks, *shape), device=device) for name, shape in spec.states.items()}
 
+    def _compile(self) -> Any:
+        from freehold.executors.torch_compiled import CompiledSteps, can_compile  # takes over a second to import
+
+        return CompiledSteps(self._model, self.parameters, self._storage) if can_compile(self._model) else None
+
     @torch.inference_mode()
     def run(self, batch: Any) -> None:
         """Run one step (an `engine.executor.Batch`); its logits stay here until the next run."""
+        if self._compiled is not None and (done := self._compiled.run(batch)) is not None:
+            self._hidden, logits = done
+            self._rows = ops.select_rows(self._hidden, batch.logit_rows)
+            self._logits = ops.select_rows(logits, batch.logit_rows).cpu()
+            return
         parameters = Parameters(self.parameters)
         self._hidden = self._model.forward(parameters, self._inputs(batch, self._storage))
         self._rows = ops.select_rows(self._hidden, batch.logit_rows)

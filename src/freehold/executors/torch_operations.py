@@ -5,6 +5,7 @@ Matrices may be bfloat16; means, softmax and recurrences are float32.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +63,24 @@ class LayerCache:
         table = torch.tensor(step.block_tables[request][: -(-length // step.block_size)], device=step.positions.device)
         return self.storage[name][table].flatten(0, 1)[:length]
 
+    def attend(
+        self,
+        q: Tensor,
+        num_heads: int,
+        num_kv_heads: int,
+        scale: float,
+        window: int | None,
+        chunk: int | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        """Attention of the step's queries over the keys and values that were kept: (T, N * H)."""
+        outputs = []
+        for request, rows in self.step.requests():
+            keys, values = (self.read(name, request).to(q.dtype) for name in ("keys", "values"))
+            visible = _visible(self.step.positions[rows], len(keys), window, chunk)
+            outputs.append(_attend(q[rows], keys, values, visible, num_heads, num_kv_heads, scale, sinks))
+        return torch.cat(outputs)
+
     def carry(self, name: str, zero: Tensor, advance: Callable[[slice, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         """Run `advance(rows, state)`, which gives (outputs, next state), over each request's rows.
 
@@ -94,10 +113,28 @@ class LayerCache:
         return (table[(first - 1) // size] if first else None), pieces
 
 
+@dataclass(frozen=True)
+class TorchBatch:
+    """What a model's forward reads of a step."""
+
+    tokens: Tensor  # T
+    positions: Tensor  # T
+    caches: Sequence[Any]  # LayerCache, or what does as it does
+
+
 class TorchOperations:
     """`freehold.ops` says what each does."""
 
     executor = "torch"
+
+    def __init__(self) -> None:
+        self._frequencies: dict[tuple[ops.Rope, torch.device], Tensor] = {}
+
+    def _inverse_frequencies(self, rope: ops.Rope, device: torch.device) -> Tensor:
+        """Kept from step to step: a compiled one would copy a constant to the GPU each time."""
+        if (rope, device) not in self._frequencies:
+            self._frequencies[rope, device] = torch.tensor(rope.inverse_frequencies, device=device)
+        return self._frequencies[rope, device]
 
     def embedding(self, tokens: Tensor, table: Tensor) -> Tensor:
         return functional.embedding(tokens, table)
@@ -118,8 +155,7 @@ class TorchOperations:
         return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
     def rope(self, x: Tensor, positions: Tensor, rope: ops.Rope, num_heads: int, first: int) -> Tensor:
-        frequencies = torch.tensor(rope.inverse_frequencies, dtype=torch.float32, device=x.device)
-        angles = positions[:, None].float() * frequencies
+        angles = positions[:, None].float() * self._inverse_frequencies(rope, x.device)
         cos, sin = (rope.scale * f(angles)[:, None] for f in (torch.cos, torch.sin))  # (T, 1, pairs)
         heads = x.unflatten(-1, (num_heads, -1))
         before, turned, behind = heads.tensor_split((first, first + rope.rotary_dim), -1)
@@ -147,12 +183,7 @@ class TorchOperations:
     ) -> Tensor:
         cache.write("keys", k)
         cache.write("values", v)
-        outputs = []
-        for request, rows in cache.step.requests():
-            keys, values = (cache.read(name, request).to(q.dtype) for name in ("keys", "values"))
-            visible = _visible(cache.step.positions[rows], len(keys), window, chunk)
-            outputs.append(_attend(q[rows], keys, values, visible, num_heads, num_kv_heads, scale, sinks))
-        return torch.cat(outputs)
+        return cache.attend(q, num_heads, num_kv_heads, scale, window, chunk, sinks)
 
     def latent_attention(
         self,
@@ -282,6 +313,8 @@ class TorchOperations:
         glu: ops.Glu,
     ) -> Tensor:
         chosen, weights = route(logits, router, correction)
+        if torch.compiler.is_compiling():  # which may not depend on what was chosen
+            return self._gathered_experts(x, chosen, weights, matrices, biases, router, glu)
         out = torch.zeros_like(x, dtype=torch.float32)
         for expert in chosen.unique().tolist():
             rows, place = torch.where(chosen == expert)
@@ -293,6 +326,29 @@ class TorchOperations:
             result = self.linear(inner, down, down_bias).float()
             out = out.index_add(0, rows, result if router.scales_inputs else result * weight)
         return out.to(x.dtype)
+
+    def _gathered_experts(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        matrices: tuple[Tensor, Tensor, Tensor],
+        biases: tuple[Tensor | None, Tensor | None, Tensor | None],
+        router: ops.Router,
+        glu: ops.Glu,
+    ) -> Tensor:
+        """Each row by its own experts (k), whose matrices are gathered for it."""
+
+        def linear(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+            out = torch.einsum("tkd,tkfd->tkf", x, matrix[chosen])
+            return out if bias is None else out + bias[chosen].to(out.dtype)
+
+        given = x[:, None].expand(-1, router.top_k, -1)
+        if router.scales_inputs:
+            given = given * weights[..., None].to(x.dtype)
+        gate, up = (linear(given, matrix, bias) for matrix, bias in zip(matrices[:2], biases[:2], strict=True))
+        results = linear(self.swiglu(gate, up, glu), matrices[2], biases[2]).float()
+        return (results if router.scales_inputs else results * weights[..., None]).sum(1).to(x.dtype)
 
     def sigmoid_gate(self, x: Tensor, gate: Tensor) -> Tensor:
         return x * torch.sigmoid(gate)
