@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from models import model_path
-from peers import FREEHOLD, doctor, install
+from peers import FREEHOLD, SETTLE_S, doctor, install
 from report import machine, number, renew, where
 
 WORK = Path(__file__).parent / ".work"
@@ -160,6 +160,7 @@ def main():
     runs = {name: [] for name in kinds}
     for turn in range(4 if options.quick else 10):
         for name, kind in kinds.items():
+            time.sleep(SETTLE_S)
             seconds = kind()
             if turn:  # the first brings the file into the page cache
                 runs[name].append(seconds)
