@@ -211,6 +211,7 @@ struct LinearKernels {
         return panel + 1 < t.num_panels ? panel_at(t, panel + 1) : t.next_panel;
     }
 
+    // As many rows at a time as there are registers for, then what is left in one tile.
     template <int R, int P, bool unpacked>
     static void tiles(const LinearTask& t, int panel, int row, const uint8_t* codes) {
         for (; row + R <= t.row1; row += R)
@@ -218,7 +219,7 @@ struct LinearKernels {
                 const bool first = row == t.row0 && lane0 == 0;
                 tile<R, P, unpacked>(t, panel, row, lane0, codes, first ? after(t, panel) : nullptr);
             }
-        if constexpr (R > 1) tiles<R / 2, P, unpacked>(t, panel, row, codes);
+        if constexpr (R > 1) tiles<R - 1, P, unpacked>(t, panel, row, codes);
     }
 
     static void unpack_to_scratch(const LinearTask& t, int panel, int count) {
@@ -275,7 +276,7 @@ struct LinearKernels {
     static void plain_tiles(const LinearTask& t, int panel, int row) {
         for (; row + R <= t.row1; row += R)
             for (int lane0 = 0; lane0 < kPanelRows; lane0 += S::W) plain_tile<R>(t, panel, row, lane0);
-        if constexpr (R > 1) plain_tiles<R / 2>(t, panel, row);
+        if constexpr (R > 1) plain_tiles<R - 1>(t, panel, row);
     }
 
     static void run(const LinearTask& t) {
