@@ -55,7 +55,7 @@ class Pages:
     def mask(self, window: int | None, chunk: int | None) -> BlockMask:
         size, positions, order = self.block_size, self.positions, self.order
         num_blocks = order.shape[1]
-        first = torch.zeros_like(positions)  # key that a row sees
+        first = torch.zeros_like(positions)  # of the keys that a row sees
         if window is not None:
             first = (positions - window + 1).clamp(min=0)
         if chunk is not None:
