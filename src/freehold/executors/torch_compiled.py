@@ -17,7 +17,6 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from freehold.engine.executor import Batch
 from freehold.executors.torch_operations import TorchBatch
 from freehold.models.parameters import Parameters
 
@@ -146,8 +145,11 @@ class CompiledSteps:
         self.works, self._warm = True, False
         self._step: Any = torch.compile(self._forward, fullgraph=True, dynamic=False, mode=mode)
 
-    def run(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        """Hidden states (T, D) and logits (T, V), float32, of a step's rows; None where they are many or it fails."""
+    def run(self, batch: Any) -> tuple[Tensor, Tensor] | None:
+        """Hidden states (T, D) and logits (T, V), float32, of all rows of a step (an `engine.executor.Batch`).
+
+        None where the rows are too many, or torch cannot compile the model.
+        """
         if not self._warm:  # the first is run as others are, so that what operations keep is there
             self._warm = True
             return None
@@ -160,7 +162,7 @@ class CompiledSteps:
             _log.warning("torch cannot compile the model's steps, so that they are slow: %s", str(error).split("\n")[0])
             return None
 
-    def _run(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _run(self, batch: Any) -> tuple[Tensor, Tensor]:
         count = len(batch.tokens)
         rows = next(rows for rows in self._rows if rows >= count)
         tokens, positions = numpy.zeros((2, rows), numpy.int64)
