@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="torch is needed for the reference")
 pytest.importorskip("transformers", reason="transformers is the reference")
 
 from freehold.executors.torch_compiled import PagedCache, Pages, order_of  # noqa: E402
-from freehold.executors.torch_operations import LayerCache, Step  # noqa: E402
+from freehold.executors.torch_operations import Heads, LayerCache, Step  # noqa: E402
 from parity.reference import assert_close, make_pair, random_ids, run  # noqa: E402
 
 TABLES = [[5, 2, 7], [1], [6, 0]]
@@ -37,7 +37,7 @@ def test_attention_over_pages(window, chunk, sinks):
     for cache in (by_request, by_row):
         cache.write("keys", k)
         cache.write("values", v)
-        outputs.append(cache.attend(q, HEADS, KV_HEADS, HEAD**-0.5, window, chunk, given))
+        outputs.append(cache.attend(q, Heads(HEADS, KV_HEADS, HEAD**-0.5, window, chunk, given)))
     assert all((by_request.storage[name] == by_row.storage[name]).all() for name in memory)
     torch.testing.assert_close(outputs[1], outputs[0])
 

@@ -89,6 +89,11 @@ def block_size(model: Any) -> int:
     return 256 if any(spec.states for spec in model.caches()) else 32
 
 
+def can_compile(model: Any) -> bool:
+    """Whether steps can be compiled: all that the model's layers keep is keys and values."""
+    return all(set(spec.tokens) == {"keys", "values"} and not spec.states for spec in model.caches())
+
+
 def _count(shape: Sequence[int]) -> int:
     count = 1
     for length in shape:
@@ -169,16 +174,16 @@ class TorchExecutor:
         self._model = model
         self.parameters = load_parameters(model, checkpoint, device=device, dtype=dtype)
         kept = check_dtype(device, dtype)
-        self._storage = [self._make_cache(spec, kept) for spec in model.caches()]
-        self._compiled: Any = None
-        if self.device.type == "cuda" if compiled is None else compiled:
-            self._compiled = self._compile()
+        compiles = (self.device.type == "cuda" if compiled is None else compiled) and can_compile(model)
+        # Compiled steps need one block more than is given out, for rows that belong to no request.
+        self._storage = [self._make_cache(spec, kept, num_blocks + compiles) for spec in model.caches()]
+        self._compiled = self._compile() if compiles else None
         self._next, self.foresees = next_token, next_token is not None
         self._next_storage: list[dict[str, torch.Tensor]] = []
         if self.foresees:
             more = load_parameters(next_token, checkpoint, device=device, dtype=dtype, there=self.parameters)
             self._next_parameters = self.parameters | more
-            self._next_storage = [self._make_cache(spec, kept) for spec in next_token.caches()]
+            self._next_storage = [self._make_cache(spec, kept, num_blocks) for spec in next_token.caches()]
         self._logits = torch.zeros(0, self.vocabulary_size)
         self._hidden = self._rows = torch.zeros(0, model.config.hidden_size)
 
@@ -191,21 +196,18 @@ class TorchExecutor:
             "compiled": self._compiled is not None and self._compiled.works,
         }
 
-    def _make_cache(self, spec: ops.CacheSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """A layer's memory: (blocks, block size, width) for what tokens leave, (blocks, *shape) for states.
-
-        There is one block more than is given out: for rows that belong to no request.
-        """
-        blocks, size, device = self.num_blocks + 1, self.block_size, self.device
+    def _make_cache(self, spec: ops.CacheSpec, dtype: torch.dtype, blocks: int) -> dict[str, torch.Tensor]:
+        """A layer's memory: (blocks, block size, width) for what tokens leave, (blocks, *shape) for states."""
+        size, device = self.block_size, self.device
         tokens = {
             name: torch.zeros((blocks, size, width), dtype=dtype, device=device) for name, width in spec.tokens.items()
         }
         return tokens | {name: torch.zeros((blocks, *shape), device=device) for name, shape in spec.states.items()}
 
     def _compile(self) -> Any:
-        from freehold.executors.torch_compiled import CompiledSteps, can_compile  # takes over a second to import
+        from freehold.executors.torch_compiled import CompiledSteps  # takes over a second to import
 
-        return CompiledSteps(self._model, self.parameters, self._storage) if can_compile(self._model) else None
+        return CompiledSteps(self._model, self.parameters, self._storage)
 
     @torch.inference_mode()
     def run(self, batch: Any) -> None:

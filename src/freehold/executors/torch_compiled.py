@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from freehold.executors.torch_operations import TorchBatch
+from freehold.executors.torch_operations import Heads, TorchBatch
 from freehold.models.parameters import Parameters
 
 ROWS = (1, 8, 32)  # a graph for each
@@ -26,11 +26,6 @@ MAX_GRAPHS = 64  # of all models of a process
 QUERIES = 128  # of a block of the mask: more than a row has
 
 _log = logging.getLogger("freehold.torch")
-
-
-def can_compile(model: Any) -> bool:
-    """Whether all that the model's layers keep is keys and values."""
-    return all(set(spec.tokens) == {"keys", "values"} and not spec.states for spec in model.caches())
 
 
 def order_of(tables: Tensor, num_blocks: int) -> Tensor:
@@ -93,34 +88,25 @@ class PagedCache:
         memory = self.storage[name]
         memory.flatten(0, 1)[self.pages.slots] = rows.to(memory.dtype)
 
-    def attend(
-        self,
-        q: Tensor,
-        num_heads: int,
-        num_kv_heads: int,
-        scale: float,
-        window: int | None,
-        chunk: int | None,
-        sinks: Tensor | None,
-    ) -> Tensor:
+    def attend(self, q: Tensor, heads: Heads) -> Tensor:
         # (T, N, 1, H); twice the queries by half the scale, since torch's kernel for CPUs takes no view
-        queries = 2 * q.unflatten(-1, (num_heads, -1))[:, :, None]
+        queries = 2 * q.unflatten(-1, (heads.num_heads, -1))[:, :, None]
         keys, values = (
-            self.storage[name].flatten(0, 1).unflatten(-1, (num_kv_heads, -1)).transpose(0, 1)[None]
+            self.storage[name].flatten(0, 1).unflatten(-1, (heads.num_kv_heads, -1)).transpose(0, 1)[None]
             for name in ("keys", "values")
         )
         options: dict[str, Any] = {
-            "block_mask": self.pages.mask(window, chunk),
-            "scale": scale / 2,
+            "block_mask": self.pages.mask(heads.window, heads.chunk),
+            "scale": heads.scale / 2,
             "enable_gqa": True,
             # Of torch's two kernels for CPUs the one that splits the keys does not compile.
             "kernel_options": {"PARTITION_SIZE": 1} if q.device.type == "cpu" else None,
         }
-        if sinks is None:
+        if heads.sinks is None:
             return flex_attention(queries, keys, values, **options).flatten(1)
         out, more = flex_attention(queries, keys, values, **options, return_aux=AuxRequest(lse=True))
         assert more.lse is not None
-        share = torch.sigmoid(more.lse - sinks.float()[:, None])  # of all but the sink
+        share = torch.sigmoid(more.lse - heads.sinks.float()[:, None])  # of all but the sink
         return (out * share[..., None]).to(q.dtype).flatten(1)
 
 

@@ -5,7 +5,7 @@ Matrices may be bfloat16; means, softmax and recurrences are float32.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,17 @@ class Step:
     def requests(self) -> Iterator[tuple[int, slice]]:
         for request, (start, end) in enumerate(zip(self.row_starts[:-1], self.row_starts[1:], strict=True)):
             yield request, slice(start, end)
+
+
+class Heads(NamedTuple):
+    """How a layer's queries attend: the operands of `ops.attention` behind its tensors, in their order."""
+
+    num_heads: int
+    num_kv_heads: int
+    scale: float
+    window: int | None
+    chunk: int | None
+    sinks: Tensor | None
 
 
 @dataclass
@@ -63,22 +74,13 @@ class LayerCache:
         table = torch.tensor(step.block_tables[request][: -(-length // step.block_size)], device=step.positions.device)
         return self.storage[name][table].flatten(0, 1)[:length]
 
-    def attend(
-        self,
-        q: Tensor,
-        num_heads: int,
-        num_kv_heads: int,
-        scale: float,
-        window: int | None,
-        chunk: int | None,
-        sinks: Tensor | None,
-    ) -> Tensor:
+    def attend(self, q: Tensor, heads: Heads) -> Tensor:
         """Attention of the step's queries over the keys and values that were kept: (T, N * H)."""
         outputs = []
         for request, rows in self.step.requests():
             keys, values = (self.read(name, request).to(q.dtype) for name in ("keys", "values"))
-            visible = _visible(self.step.positions[rows], len(keys), window, chunk)
-            outputs.append(_attend(q[rows], keys, values, visible, num_heads, num_kv_heads, scale, sinks))
+            visible = _visible(self.step.positions[rows], len(keys), heads.window, heads.chunk)
+            outputs.append(_attend(q[rows], keys, values, visible, heads))
         return torch.cat(outputs)
 
     def carry(self, name: str, zero: Tensor, advance: Callable[[slice, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
@@ -168,22 +170,10 @@ class TorchOperations:
             turned = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
         return torch.cat((before, turned.to(x.dtype), behind), -1).flatten(-2)
 
-    def attention(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cache: LayerCache,
-        num_heads: int,
-        num_kv_heads: int,
-        scale: float,
-        window: int | None,
-        chunk: int | None,
-        sinks: Tensor | None,
-    ) -> Tensor:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, *heads: Any) -> Tensor:
         cache.write("keys", k)
         cache.write("values", v)
-        return cache.attend(q, num_heads, num_kv_heads, scale, window, chunk, sinks)
+        return cache.attend(q, Heads(*heads))
 
     def latent_attention(
         self,
@@ -388,28 +378,19 @@ def _visible(positions: Tensor, length: int, window: int | None, chunk: int | No
     return visible
 
 
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    visible: Tensor,
-    num_heads: int,
-    num_kv_heads: int,
-    scale: float,
-    sinks: Tensor | None = None,
-) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, heads: Heads) -> Tensor:
     """One request's attention: (rows, N * H) queries, (length, K * H) keys and values."""
-    queries = q.unflatten(-1, (num_heads, -1)).transpose(0, 1)
-    keys, values = (x.unflatten(-1, (num_kv_heads, -1)).transpose(0, 1) for x in (k, v))
-    if sinks is not None:
-        scores = scale * torch.matmul(queries.float(), keys.repeat_interleave(num_heads // num_kv_heads, 0).float().mT)
+    queries = q.unflatten(-1, (heads.num_heads, -1)).transpose(0, 1)
+    keys, values = (x.unflatten(-1, (heads.num_kv_heads, -1)).transpose(0, 1) for x in (k, v))
+    group = heads.num_heads // heads.num_kv_heads
+    if heads.sinks is not None:
+        scores = heads.scale * torch.matmul(queries.float(), keys.repeat_interleave(group, 0).float().mT)
         scores = scores.masked_fill(~visible, -torch.inf)
-        sinks = sinks.float()[:, None, None].expand(-1, len(q), 1)
+        sinks = heads.sinks.float()[:, None, None].expand(-1, len(q), 1)
         shares = torch.softmax(torch.cat((scores, sinks), -1), -1)[..., :-1].to(q.dtype)
-        return (shares @ values.repeat_interleave(num_heads // num_kv_heads, 0)).transpose(0, 1).flatten(1)
-    shared = num_heads != num_kv_heads
+        return (shares @ values.repeat_interleave(group, 0)).transpose(0, 1).flatten(1)
     out = functional.scaled_dot_product_attention(
-        queries[None], keys[None], values[None], visible, scale=scale, enable_gqa=shared
+        queries[None], keys[None], values[None], visible, scale=heads.scale, enable_gqa=group > 1
     )
     return out[0].transpose(0, 1).flatten(1)
 
