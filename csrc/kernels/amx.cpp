@@ -30,14 +30,16 @@ struct Amx {
                     Tiles::multiply(x.codes + size_t(row) * x.cols + b * kBlock + g * k, size_t(x.cols),
                                     t.scratch + size_t(b) * 512 + size_t(g) * 16 * k, k, products[g]);
                 const auto scales = Base::load_scales(plane, b, 0);
-                for (int g = 0; g < Base::kGroups; g++)
 #pragma GCC unroll 16
-                    for (int r = 0; r < kTileRows; r++) {
-                        const size_t at = size_t(row + r) * blocks + b;
-                        const __m512i dot =
-                            _mm512_add_epi32(_mm512_load_si512(products[g] + 16 * r), Base::initial_dot(x, at, g));
-                        acc[r] = Base::scaled(acc[r], dot, scales, g, x, at);
+                for (int r = 0; r < kTileRows; r++) {
+                    const size_t at = size_t(row + r) * blocks + b;
+                    __m512 first = S::zero();
+                    for (int g = 0; g < Base::kGroups; g++) {
+                        const __m512i product = _mm512_load_si512(products[g] + 16 * r);
+                        Base::add_group(acc[r], first, _mm512_add_epi32(product, Base::initial_dot(x, at, g)), scales,
+                                        g, x, at);
                     }
+                }
             }
             for (int r = 0; r < rows; r++) Base::finish(t, row + r, panel * kPanelRows, acc[r]);
         }

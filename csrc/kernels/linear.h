@@ -1,7 +1,8 @@
 // y = W x for one panel of 16 outputs and any number of rows.
 //
 // Layout: packed.h. Quantized weights: exact int32 dot products over 32 (or 16) columns, scaled into a float32
-// accumulator block after block: acc = fma(float(dot), w_scale * x_scale, acc), then the minimum's term. Unquantized
+// accumulator block after block: acc = fma(float(dot), w_scale * x_scale, acc), or of two groups of 16 columns
+// acc = fma(fma(float(dot1), w_scale1, float(dot0) * w_scale0), x_scale, acc); then the minima's terms. Unquantized
 // weights: acc = fma(w, x, acc) column after column. Both orders are the same for one row and for many.
 // Few rows: codes are unpacked in registers and weights stream once; while a panel is multiplied the next is fetched
 // into the second-level cache, since the hardware's own prefetching reaches a third of the bandwidth (11 GB/s a core
@@ -144,15 +145,25 @@ struct LinearKernels {
         }
     }
 
-    // The float32 part of one block for one row; shared with the AMX kernel.
-    FH_INLINE F scaled(F acc, I dot, const Scales& scales, int group, const PreparedRows& x, size_t block_at) {
-        acc = S::fma(S::to_float(dot), S::mul(scales.scale[group], S::set1(x.scales[block_at])), acc);
-        if constexpr (kHasMin) {
-            const float sum = kGroups == 1 ? x.scaled_sums[block_at]
-                                           : x.scales[block_at] * -float(x.negative_sums16[2 * block_at + group]);
-            acc = S::fma(scales.min[group], S::set1(sum), acc);
+    // The float32 part of one group of a block for one row, group after group; shared with the AMX kernel. `first`
+    // keeps the first of two groups until the second comes. (gcc keeps no array of both groups in registers.)
+    FH_INLINE void add_group(F& acc, F& first, I dot, const Scales& scales, int group, const PreparedRows& x,
+                             size_t block_at) {
+        const F product = S::to_float(dot), x_scale = S::set1(x.scales[block_at]);
+        if (kGroups == 2 && group == 0) {
+            first = S::mul(product, scales.scale[0]);
+            return;
         }
-        return acc;
+        if (kGroups == 1)
+            acc = S::fma(product, S::mul(scales.scale[0], x_scale), acc);
+        else
+            acc = S::fma(S::fma(product, scales.scale[group], first), x_scale, acc);
+        if constexpr (kHasMin)
+            for (int g = 0; g < kGroups; g++) {
+                const float sum = kGroups == 1 ? x.scaled_sums[block_at]
+                                               : x.scales[block_at] * -float(x.negative_sums16[2 * block_at + g]);
+                acc = S::fma(scales.min[g], S::set1(sum), acc);
+            }
     }
 
     FH_INLINE I initial_dot(const PreparedRows& x, size_t block_at, int group) {
@@ -186,6 +197,8 @@ struct LinearKernels {
             if constexpr (!unpacked) unpack(codes + size_t(b) * code_block_bytes(L.bits) + 4 * lane0, w);
             Scales scales[P];
             for (int p = 0; p < P; p++) scales[p] = load_scales(planes + p * t.panel_stride, b, lane0);
+            F first[P][R];
+#pragma GCC unroll 2
             for (int g = 0; g < kGroups; g++) {
                 I dot[P][R];
                 for (int p = 0; p < P; p++)
@@ -199,7 +212,8 @@ struct LinearKernels {
                     }
                 for (int p = 0; p < P; p++)
                     for (int r = 0; r < R; r++)
-                        acc[p][r] = scaled(acc[p][r], dot[p][r], scales[p], g, x, first_block + size_t(r) * blocks + b);
+                        add_group(acc[p][r], first[p][r], dot[p][r], scales[p], g, x,
+                                  first_block + size_t(r) * blocks + b);
             }
         }
         for (int p = 0; p < P; p++)

@@ -69,6 +69,30 @@ void norm_parts(Context& context, const Buffer& from, int row, const std::vector
         context.kernels->prepare_row(from.row(row) + part, weight.data(), eps, to + part, rows, row, false);
 }
 
+// An item is a page's worth of rows for one head: all its lines are fetched before the first is written, as a key that
+// has been left to the memory is waited for channel by channel.
+class CacheWrite : public Operation {
+  public:
+    CacheWrite(int k, int v, int layer) : k_(k), v_(v), layer_(layer) {}
+    std::string name() const override { return "cache write"; }
+
+    int plan(Context& context) override {
+        rows_ = context.rows_of(buffer_of(context, k_));
+        return (rows_ + kKvBlock - 1) / kKvBlock * context.kv.heads;
+    }
+
+    void run(Context& context, const Turn& turn) override {
+        const int head = turn.item % context.kv.heads, row0 = turn.item / context.kv.heads * kKvBlock;
+        const int row1 = std::min(rows_, row0 + kKvBlock);
+        fetch_keys(context, row0, row1, layer_, head);
+        write_keys(context, row0, row1, layer_, head, buffer_of(context, k_));
+        write_values(context, row0, row1, layer_, head, buffer_of(context, v_));
+    }
+
+  private:
+    int k_, v_, layer_, rows_ = 0;
+};
+
 }  // namespace
 
 void add_embedding(Program& program, EmbeddingOptions options) {
@@ -155,12 +179,7 @@ void add_rope(Program& program, int input, int num_heads, int head_dim, RopeOpti
 
 void add_cache_write(Program& program, int k, int v, int layer) {
     check_width(program, k, program.context().kv.heads * program.context().kv.head_dim, "cache write");
-    add_rowwise(program, "cache write", k, [=](Context& context, int row, float*) {
-        for (int head = 0; head < context.kv.heads; head++) {
-            write_keys(context, row, row + 1, layer, head, buffer_of(context, k));
-            write_values(context, row, row + 1, layer, head, buffer_of(context, v));
-        }
-    });
+    program.add(std::make_unique<CacheWrite>(k, v, layer));
 }
 
 void add_swiglu(Program& program, int gate, int up, Glu glu, int out) {
