@@ -11,9 +11,10 @@
 
 namespace freehold {
 
-// Rows of `width` elements that a layer keeps of each token: [token of the page][stride], zeros behind the width.
+// Rows of `width` elements that a layer keeps of each token: [token of the page][stride], zeros behind the width; of
+// Int16 then the rows' scales.
 struct RowCache {
-    int width, stride;  // the stride is the width rounded up to 16
+    int width, stride;  // the stride is the width rounded up to kRowColumns
     size_t offset;      // in a page
 };
 
@@ -24,17 +25,22 @@ struct CacheLayout {
     size_t row_bytes = 0;     // of all `rows`, in a page
     size_t state_floats = 0;  // of a block
 
-    // Elements of rows are those of keys and values; int8 has no scale for them, and so they are f16 there.
-    KvFormat row_format() const { return kv.format == KvFormat::Int8 ? KvFormat::F16 : kv.format; }
-    size_t row_element_bytes() const { return row_format() == KvFormat::F32 ? 4 : 2; }
+    // Elements of rows are those of keys and values; but 16-bit integers, which are multiplied twice as fast, for f16;
+    // and for int8, whose scale for a whole row is too coarse.
+    RowFormat row_format() const {
+        if (kv.format == KvFormat::BF16) return RowFormat::BF16;
+        return kv.format == KvFormat::F32 ? RowFormat::F32 : RowFormat::Int16;
+    }
+    size_t row_element_bytes() const { return row_format() == RowFormat::F32 ? 4 : 2; }
     size_t page_bytes() const { return kv.block_bytes() + row_bytes; }
     size_t block_bytes() const { return page_bytes() * size_t(num_pages) + state_floats * sizeof(float); }
 
     // The index of new rows.
     int add_rows(int width) {
-        const int stride = (width + 15) / 16 * 16;
+        const int stride = (width + kRowColumns - 1) / kRowColumns * kRowColumns;
         rows.push_back({width, stride, kv.block_bytes() + row_bytes});
-        row_bytes += size_t(stride) * kKvBlock * row_element_bytes();  // a multiple of 64
+        const size_t scale_bytes = row_format() == RowFormat::Int16 ? sizeof(float) : 0;
+        row_bytes += kKvBlock * (size_t(stride) * row_element_bytes() + scale_bytes);  // a multiple of 64
         return int(rows.size()) - 1;
     }
     // Where a new state of `floats` begins among a block's.

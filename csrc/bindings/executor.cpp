@@ -88,16 +88,17 @@ std::vector<PackedWeight> pack(Pool& pool, WeightArena& arena,
     return weights;
 }
 
-constexpr std::pair<const char*, KvFormat> kKvFormats[] = {
-    {"f16", KvFormat::F16}, {"bf16", KvFormat::BF16}, {"int8", KvFormat::Int8}, {"f32", KvFormat::F32}};
-
 KvFormat kv_format(const std::string& name) {
-    for (const auto& [known, format] : kKvFormats)
+    constexpr std::pair<const char*, KvFormat> kFormats[] = {
+        {"f16", KvFormat::F16}, {"bf16", KvFormat::BF16}, {"int8", KvFormat::Int8}, {"f32", KvFormat::F32}};
+    for (const auto& [known, format] : kFormats)
         if (name == known) return format;
     throw std::invalid_argument("unknown KV format " + name);
 }
 
-const char* kv_format_name(KvFormat format) { return kKvFormats[size_t(format)].first; }
+const char* row_format_name(RowFormat format) {
+    return format == RowFormat::Int16 ? "int16" : format == RowFormat::BF16 ? "bf16" : "f32";
+}
 
 Step make_step(std::vector<int32_t> tokens, std::vector<int32_t> positions, const std::vector<int>& row_starts,
                std::vector<std::vector<int32_t>> block_tables, std::vector<int32_t> logit_rows) {
@@ -217,9 +218,10 @@ void bind_executor(nb::module_& m) {
             "kv_format"_a, "layers"_a, "kv_heads"_a, "head_dim"_a, "num_pages"_a = 1)
         .def("add_rows", &CacheLayout::add_rows, "width"_a)
         .def("add_state", &CacheLayout::add_state, "floats"_a)
-        .def_prop_ro("row_format", [](const CacheLayout& self) { return kv_format_name(self.row_format()); })
+        .def_prop_ro("row_format", [](const CacheLayout& self) { return row_format_name(self.row_format()); })
         .def_prop_ro("block_bytes", &CacheLayout::block_bytes);
     m.attr("PAGE_TOKENS") = kKvBlock;
+    m.attr("ROW_COLUMNS") = kRowColumns;
     m.def("pack", &pack, "pool"_a, "arena"_a, "tensors"_a, "meanwhile"_a.none() = nb::none());
     m.def("release_pages", [](const Bytes& mapped) { release_pages(mapped.data(), mapped.size()); });
 

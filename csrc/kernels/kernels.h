@@ -50,6 +50,8 @@ using LinearKernel = void (*)(const LinearTask&);
 constexpr size_t linear_scratch_bytes(int cols) { return size_t(cols) * kPanelRows * 2; }
 
 enum class KvFormat : uint8_t { F16, BF16, Int8, F32 };
+// Of rows that are kept: Int16 are codes of 14 bits, with a scale in float32 for each row.
+enum class RowFormat : uint8_t { Int16, BF16, F32 };
 
 // Where keys and values lie: for each (KV block, layer, head) first the keys as [D][S], then the values as [S][D],
 // D rounded up to 16; for int8 then S key scales and S value scales in float32.
@@ -99,25 +101,40 @@ struct AttentionTask {
 
 // Keys that lie as rows, of one part or of two side by side: first[k][0..first_dim), second[k][0..second_dim).
 struct KeyRows {
-    KvFormat format;  // not Int8
+    RowFormat format;
     int num_keys;
     const uint8_t* const* first;   // [num_keys rounded up to kKvBlock], those behind the last being any rows
     const uint8_t* const* second;  // as `first`; not read when second_dim is 0
-    int first_dim, second_dim;     // multiples of 16
+    int first_dim, second_dim;     // multiples of kRowColumns
+    const float* scales;           // [num_keys rounded up to kKvBlock], of Int16: those of both parts
 };
 
+inline constexpr int kRowColumns = 32;     // rows that are kept are padded to so many
+inline constexpr int kKeyLevels = 8191;    // codes of Int16 lie so far either side of zero
+inline constexpr int kMaxSecondDim = 448;  // of keys of two parts
+inline constexpr int kQueryGroup = 4;      // queries of rows are padded to so many
 inline constexpr int kLatentQueries = 16;  // of a task at most
 
 // Queries of one token against one span of keys, all of which it sees; the values are the first parts of the keys.
 struct LatentTask {
     KeyRows keys;    // at most kSpan
-    const float* q;  // [num_queries rounded up to 4][first_dim + second_dim], the scores' scale in them
+    const float* q;  // [num_queries rounded up to kQueryGroup][first_dim + second_dim], the scores' scale in them
     int num_queries;
     float* states;   // [num_queries] attention_state_floats(first_dim): the span is combined into them
-    float* scratch;  // latent_scratch_floats
+    float* scratch;  // latent_scratch_floats(first_dim, first_dim + second_dim)
 };
 
-constexpr size_t latent_scratch_floats(int rank) { return kLatentQueries * (kSpan + attention_state_floats(rank)); }
+// What queries of `dim` columns need to become codes, and what the weights of a group of them need.
+constexpr size_t query_code_floats(int queries, int dim) { return size_t(queries) * (size_t(dim) / 2 + 1); }
+inline constexpr size_t kWeightCodeFloats = kQueryGroup * (kSpan / 2 + kSpan / kKvBlock);
+
+constexpr size_t latent_scratch_floats(int rank, int dim) {
+    return kLatentQueries * (kSpan + attention_state_floats(rank)) + query_code_floats(kLatentQueries, dim) +
+           kWeightCodeFloats;
+}
+constexpr size_t rank_scratch_floats(int heads, int dim) {
+    return kQueryGroup * kSpan + query_code_floats((heads + kQueryGroup - 1) / kQueryGroup * kQueryGroup, dim);
+}
 
 // Ranks of the keys of a span: ranks[k] = sum over heads of weights[head] * max(0, q[head] . k), head after head.
 struct RankTask {
@@ -126,7 +143,7 @@ struct RankTask {
     const float* weights;  // [num_heads]
     int num_heads;
     float* ranks;    // [num_keys rounded up to kKvBlock]
-    float* scratch;  // 4 * kSpan
+    float* scratch;  // rank_scratch_floats
 };
 
 struct RopeTask {
@@ -189,8 +206,10 @@ struct Kernels {
     void (*attend)(const AttentionTask&);
     // Combines `num_spans` states of each query, in order, and divides: states [num_spans][num_queries].
     void (*combine_states)(const AttentionTask&, const float* states, int num_spans);
-    // A row of a page: `width` values in the elements of `format`, zeros behind them up to a multiple of 16.
-    void (*keep_row)(KvFormat format, const float* x, int width, uint8_t* out);
+    float (*largest)(const float* x, int count);  // magnitude; a NaN is above all
+    // A row of a page: `width` values in the elements of `format`, zeros behind them up to a multiple of kRowColumns.
+    // Of Int16 the codes of a row whose parts are no larger than `max`, and its scale.
+    void (*keep_row)(RowFormat format, const float* x, int width, float max, uint8_t* out, float* scale);
     void (*attend_latents)(const LatentTask&);
     void (*rank_keys)(const RankTask&);
     void (*swiglu)(const float* gate, const float* up, float* out, int count, const Glu&);

@@ -2,6 +2,7 @@
 // Accumulation in float32 over 16 lanes, then a fixed tree. Threading: the program gives rows to threads.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -238,16 +239,44 @@ struct RowKernels {
         write_value_as<uint16_t>(layout, head_block, slot, value);
     }
 
-    static void keep_row(KvFormat format, const float* x, int width, uint8_t* out) {
-        for (int c = 0; c < width; c += 16) {
-            float values[16] = {};
-            std::memcpy(values, x + c, size_t(width - c < 16 ? width - c : 16) * sizeof(float));
-            if (format == KvFormat::F32)
-                std::memcpy(reinterpret_cast<float*>(out) + c, values, sizeof values);
-            else if (format == KvFormat::BF16)
-                for (int i = 0; i < 16; i++) reinterpret_cast<uint16_t*>(out)[c + i] = to_bf16(values[i]);
-            else
-                convert_row(values, reinterpret_cast<uint16_t*>(out) + c, 16);
+    static float largest(const float* x, int width) {  // magnitude; a NaN is above all
+        F most = S::zero();
+        for_columns(x, width, [&](const F(&v)[V], int) {
+            for (int i = 0; i < V; i++) most = S::max_magnitude(most, S::abs(v[i]));
+        });
+        return S::reduce_magnitude(most);
+    }
+
+    // Codes of up to `levels` either side of zero, of which `max` is the last; zeros behind them up to a multiple of
+    // kRowColumns. Returns their scale, which a NaN or an infinity makes NaN.
+    static float quantize16(const float* x, int width, float max, int levels, int16_t* out) {
+        const bool finite = max < __builtin_inff();
+        const F inverse = S::set1(max > 1e-30f && finite ? float(levels) / max : 0.0f);
+        for_columns(x, width, [&](const F(&v)[V], int c) {
+            for (int i = 0; i < V; i++) S::store_s16(out + c + i * S::W, finite ? S::mul(v[i], inverse) : S::zero());
+        });
+        pad(out, width);
+        return finite ? max / float(levels) : __builtin_nanf("");
+    }
+
+    template <class Element>
+    static void pad(Element* out, int width) {  // from the last 16 columns on
+        for (int c = (width + 15) / 16 * 16; c % kRowColumns; c++) out[c] = 0;
+    }
+
+    static void keep_row(RowFormat format, const float* x, int width, float max, uint8_t* out, float* scale) {
+        auto* codes = reinterpret_cast<int16_t*>(out);
+        auto* bf16 = reinterpret_cast<uint16_t*>(out);
+        auto* floats = reinterpret_cast<float*>(out);
+        if (format == RowFormat::Int16) {
+            *scale = quantize16(x, width, max, kKeyLevels, codes);
+        } else if (format == RowFormat::BF16) {
+            for (int c = 0; c < (width + 15) / 16 * 16; c++) bf16[c] = c < width ? to_bf16(x[c]) : 0;
+            pad(bf16, width);
+        } else {
+            std::memcpy(floats, x, size_t(width) * sizeof(float));
+            std::fill(floats + width, floats + (width + 15) / 16 * 16, 0.0f);
+            pad(floats, width);
         }
     }
 };

@@ -22,6 +22,7 @@ struct Avx2 {
     using F = __m256;
     using I = __m256i;
     using C = __m256i;
+    using P = __m256i;
 
     FH_INLINE F zero() { return _mm256_setzero_ps(); }
     FH_INLINE F set1(float x) { return _mm256_set1_ps(x); }
@@ -50,6 +51,11 @@ struct Avx2 {
         const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
         const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
         return _mm_cvtss_f32(_mm_add_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
+    }
+
+    FH_INLINE void sums16(const F (&v)[2][2], float* out) {
+        out[0] = sum16(v[0]);
+        out[1] = sum16(v[1]);
     }
 
     FH_INLINE float max16(const F (&v)[2]) {
@@ -102,6 +108,27 @@ struct Avx2 {
         __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
         s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
         return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+    }
+
+    FH_INLINE P load_pairs(const int16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+    FH_INLINE P set1_pair(const int16_t* p) {
+        int32_t pair;
+        __builtin_memcpy(&pair, p, 4);
+        return _mm256_set1_epi32(pair);
+    }
+    FH_INLINE I dot_pairs(I sum, P a, P b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+    FH_INLINE void interleave(P a, P b, P& low, P& high) {
+        low = _mm256_unpacklo_epi16(a, b);
+        high = _mm256_unpackhi_epi16(a, b);
+    }
+    FH_INLINE void untangle(F low, F high, F& first, F& second) {
+        first = _mm256_permute2f128_ps(low, high, 0x20);
+        second = _mm256_permute2f128_ps(low, high, 0x31);
+    }
+    FH_INLINE void store_s16(int16_t* p, F x) {
+        const __m256i n = _mm256_cvtps_epi32(x);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                         _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1)));
     }
 
     FH_INLINE I zero_int() { return _mm256_setzero_si256(); }

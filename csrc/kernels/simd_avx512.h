@@ -23,6 +23,7 @@ struct Avx512 {
     using F = __m512;
     using I = __m512i;
     using C = __m512i;  // 4 codes for each lane
+    using P = __m512i;  // 2 codes of 16 bits for each lane
 
     FH_INLINE F zero() { return _mm512_setzero_ps(); }
     FH_INLINE F set1(float x) { return _mm512_set1_ps(x); }
@@ -51,6 +52,22 @@ struct Avx512 {
         const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
         const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
         return _mm_cvtss_f32(_mm_add_ss(by2, _mm_shuffle_ps(by2, by2, 1)));
+    }
+
+    // sum16 of each of kDotRows, in the same order: four trees side by side.
+    FH_INLINE void sums16(const F (&v)[4][1], float* out) {
+        __m256 by8[4];
+        for (int i = 0; i < 4; i++)
+            by8[i] = _mm256_add_ps(_mm512_castps512_ps256(v[i][0]), _mm512_extractf32x8_ps(v[i][0], 1));
+        const __m256 first =
+            _mm256_add_ps(_mm256_permute2f128_ps(by8[0], by8[1], 0x20), _mm256_permute2f128_ps(by8[0], by8[1], 0x31));
+        const __m256 second =
+            _mm256_add_ps(_mm256_permute2f128_ps(by8[2], by8[3], 0x20), _mm256_permute2f128_ps(by8[2], by8[3], 0x31));
+        const __m256 by2 =
+            _mm256_add_ps(_mm256_shuffle_ps(first, second, 0x44), _mm256_shuffle_ps(first, second, 0xee));
+        const __m256 by1 = _mm256_add_ps(by2, _mm256_movehdup_ps(by2));  // 0, -, 2, -, 1, -, 3, -
+        _mm_storeu_ps(out,
+                      _mm256_castps256_ps128(_mm256_permutevar8x32_ps(by1, _mm256_setr_epi32(0, 4, 2, 6, 0, 4, 2, 6))));
     }
 
     FH_INLINE float max16(const F (&v)[1]) { return _mm512_reduce_max_ps(v[0]); }
@@ -93,6 +110,32 @@ struct Avx512 {
         return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(bits)));
     }
     FH_INLINE int sum_int(F a) { return _mm512_reduce_add_epi32(_mm512_cvtps_epi32(a)); }  // of integral lanes
+
+    // Pairs of 16-bit codes: a lane multiplies two with two, as two columns or as two keys side by side.
+    FH_INLINE P load_pairs(const int16_t* p) { return _mm512_loadu_si512(p); }
+    FH_INLINE P set1_pair(const int16_t* p) {
+        int32_t pair;
+        __builtin_memcpy(&pair, p, 4);
+        return _mm512_set1_epi32(pair);
+    }
+    // The intrinsic makes gcc 12 copy every sum before and after, and read what is in registers from memory again.
+    FH_INLINE I dot_pairs(I sum, P a, P b) {
+        asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+        return sum;
+    }
+    // Two rows' 2 W columns as pairs (a[c], b[c]), in an order that untangle() undoes in what lanes have summed up.
+    FH_INLINE void interleave(P a, P b, P& low, P& high) {
+        low = _mm512_unpacklo_epi16(a, b);
+        high = _mm512_unpackhi_epi16(a, b);
+    }
+    FH_INLINE void untangle(F low, F high, F& first, F& second) {
+        const __m512i begin = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+        first = _mm512_permutex2var_ps(low, begin, high);
+        second = _mm512_permutex2var_ps(low, _mm512_add_epi32(begin, _mm512_set1_epi32(8)), high);
+    }
+    FH_INLINE void store_s16(int16_t* p, F x) {  // rounds to the nearest
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
+    }
 
     FH_INLINE I zero_int() { return _mm512_setzero_si512(); }
     FH_INLINE F to_float(I x) { return _mm512_cvtepi32_ps(x); }

@@ -33,6 +33,9 @@ struct Portable {
     struct C {
         uint8_t v[64];
     };
+    struct P {
+        int16_t v[32];
+    };
 
     template <class Out, class Function>
     FH_INLINE Out lanes(Function f) {
@@ -105,6 +108,8 @@ struct Portable {
         return x.v[0];
     }
 
+    FH_INLINE void sums16(const F (&v)[1][1], float* out) { out[0] = sum16(v[0]); }
+
     FH_INLINE float max16(const F (&v)[1]) {
         float largest = v[0].v[0];
         for (float x : v[0].v) largest = x > largest ? x : largest;
@@ -148,6 +153,27 @@ struct Portable {
         float sum = 0;
         for (float x : a.v) sum += x;
         return int(sum);
+    }
+
+    FH_INLINE P load_pairs(const int16_t* p) {
+        return lanes<P>([&](int i) { return p[i]; });
+    }
+    FH_INLINE P set1_pair(const int16_t* p) {
+        return lanes<P>([&](int i) { return p[i % 2]; });
+    }
+    FH_INLINE I dot_pairs(I sum, P a, P b) {
+        return lanes<I>([&](int i) { return sum.v[i] + a.v[2 * i] * b.v[2 * i] + a.v[2 * i + 1] * b.v[2 * i + 1]; });
+    }
+    FH_INLINE void interleave(P a, P b, P& low, P& high) {
+        low = lanes<P>([&](int i) { return (i % 2 ? b : a).v[i / 2]; });
+        high = lanes<P>([&](int i) { return (i % 2 ? b : a).v[W + i / 2]; });
+    }
+    FH_INLINE void untangle(F low, F high, F& first, F& second) {
+        first = low;
+        second = high;
+    }
+    FH_INLINE void store_s16(int16_t* p, F x) {
+        for (int i = 0; i < W; i++) p[i] = int16_t(std::nearbyint(x.v[i]));
     }
 
     FH_INLINE I zero_int() { return I{}; }

@@ -26,6 +26,7 @@ constexpr Kernels make_kernels(const char* name, std::integer_sequence<int, form
         .write_value = RowKernels<S>::write_value,
         .attend = AttentionDispatch<S>::attend,
         .combine_states = AttentionDispatch<S>::combine_states,
+        .largest = RowKernels<S>::largest,
         .keep_row = RowKernels<S>::keep_row,
         .attend_latents = LatentDispatch<S>::attend,
         .rank_keys = LatentDispatch<S>::rank,

@@ -19,9 +19,8 @@ class LatentAttention : public Operation {
           rope_keys_(context.cache.rows.at(size_t(options_.rope_keys))),
           state_floats_(attention_state_floats(latents_.stride)) {
         mixed_ = {KvFormat::F32, 1, 1, latents_.stride};
-        context.reserve_scratch(sizeof(float) *
-                                (kLatentQueries * size_t(query_width()) + latent_scratch_floats(latents_.stride) +
-                                 kLatentQueries * state_floats_));
+        context.reserve_scratch(
+            sizeof(float) * (kLatentQueries * size_t(query_width()) + work_floats() + kLatentQueries * state_floats_));
     }
     std::string name() const override { return "latent attention"; }
 
@@ -49,7 +48,7 @@ class LatentAttention : public Operation {
         const Item& item = items_[size_t(turn.item)];
         auto* q = reinterpret_cast<float*>(context.scratch[size_t(turn.thread)].data());
         float* work = q + size_t(kLatentQueries) * size_t(query_width());
-        float* states = work + latent_scratch_floats(latents_.stride);  // when they do not outlive the item
+        float* states = work + work_floats();  // when they do not outlive the item
         const size_t item_floats = size_t(item.num_heads) * state_floats_;
         float* first = nullptr;
         if (item.split >= 0) {
@@ -73,6 +72,7 @@ class LatentAttention : public Operation {
     };
 
     int query_width() const { return latents_.stride + rope_keys_.stride; }
+    size_t work_floats() const { return latent_scratch_floats(latents_.stride, query_width()); }
     int num_keys(int position) const {
         return options_.selected < 0 ? position + 1 : std::min(position + 1, options_.top_k);
     }
@@ -108,12 +108,13 @@ class LatentAttention : public Operation {
         const int first = span * kSpan, position = item.request->position + item.row;
         const int count = std::min(kSpan, num_keys(position) - first);
         const auto run = [&](const SpanRows& latents, const SpanRows& rope_keys) {
-            context.kernels->attend_latents({.keys = {context.cache.row_format(), count, latents.data(),
-                                                      rope_keys.data(), latents_.stride, rope_keys_.stride},
-                                             .q = q,
-                                             .num_queries = item.num_heads,
-                                             .states = states,
-                                             .scratch = work});
+            context.kernels->attend_latents(
+                {.keys = {context.cache.row_format(), count, latents.data(), rope_keys.data(), latents_.stride,
+                          rope_keys_.stride, latents.scales()},
+                 .q = q,
+                 .num_queries = item.num_heads,
+                 .states = states,
+                 .scratch = work});
         };
         if (options_.selected < 0)
             return run({context, *item.request, latents_, first, count},
@@ -153,10 +154,18 @@ void add_keep_rows(Program& program, std::vector<KeptPart> parts) {
         const auto& requests = context.step.requests;
         const auto request = std::find_if(requests.begin(), requests.end(),
                                           [=](const StepRequest& r) { return row < r.first_row + r.num_rows; });
+        const int position = context.step.positions[size_t(row)];
+        float max = 0;  // of all parts, which have one scale
+        for (const KeptPart& part : parts) {
+            const Buffer& input = buffer_of(context, part.input);
+            const float largest = context.kernels->largest(input.row(row), input.width);
+            if (max == max && !(largest <= max)) max = largest;
+        }
         for (const KeptPart& part : parts) {
             const RowCache& rows = context.cache.rows[size_t(part.rows)];
             context.kernels->keep_row(context.cache.row_format(), buffer_of(context, part.input).row(row), rows.width,
-                                      kept_row(context, *request, rows, context.step.positions[size_t(row)]));
+                                      max, kept_row(context, *request, rows, position),
+                                      kept_scale(context, *request, rows, position));
         }
     });
 }
@@ -169,6 +178,8 @@ void add_latent_attention(Program& program, LatentOptions options) {
     check_width(program, options.out, options.num_heads * latents.stride, "latent attention");
     check_width(program, options.q, options.num_heads * (options.plain_dim + rope_keys.width), "latent attention");
     if (options.selected >= 0) check_width(program, options.selected, options.top_k, "latent attention");
+    if (rope_keys.stride > kMaxSecondDim)
+        throw std::invalid_argument("latent attention: over " + std::to_string(kMaxSecondDim) + " channels of rope");
     program.add(std::make_unique<LatentAttention>(context, std::move(options)));
 }
 

@@ -17,8 +17,8 @@ class SelectKeys : public Operation {
   public:
     SelectKeys(Context& context, SelectKeysOptions options)
         : options_(std::move(options)), keys_(context.cache.rows.at(size_t(options_.keys))) {
-        context.reserve_scratch(sizeof(float) *
-                                (padded_heads() * size_t(keys_.stride) + size_t(options_.num_heads) + 4 * kSpan));
+        context.reserve_scratch(sizeof(float) * (padded_heads() * size_t(keys_.stride) + size_t(options_.num_heads) +
+                                                 rank_scratch_floats(options_.num_heads, keys_.stride)));
     }
     std::string name() const override { return "select keys"; }
 
@@ -98,7 +98,7 @@ class SelectKeys : public Operation {
             const int first = span * kSpan, count = std::min(kSpan, keys - first);
             const SpanRows rows(context, *item.request, keys_, first, count);
             context.kernels->rank_keys(
-                {.keys = {context.cache.row_format(), count, rows.data(), nullptr, keys_.stride, 0},
+                {.keys = {context.cache.row_format(), count, rows.data(), nullptr, keys_.stride, 0, rows.scales()},
                  .q = q,
                  .weights = weights,
                  .num_heads = heads,

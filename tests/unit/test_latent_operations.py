@@ -18,6 +18,7 @@ from freehold.weights.tensors import Tensor  # noqa: E402
 from steps import batch_of  # noqa: E402
 
 WIDTH = 64
+FLOATS, INT16 = {}, {"dtype": None, "kv_format": "f16"}  # how rows are kept
 # name: (heads, rank, plain channels, rope channels, channels of a value, keys that a query sees)
 SIZES = {
     "odd sizes": (4, 40, 24, 9, 20, None),
@@ -110,14 +111,16 @@ def test_native_beside_torch(name):
 
 
 @pytest.mark.parametrize("isa", _native.supported_isas())
-@pytest.mark.parametrize("name", ["odd sizes", "keys of two spans"])
-def test_the_same_bits_however_the_rows_are_cut(name, isa, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "form"), [("odd sizes", FLOATS), ("keys of two spans", FLOATS), *((name, INT16) for name in SIZES)]
+)
+def test_the_same_bits_however_the_rows_are_cut(name, form, isa, monkeypatch):
     monkeypatch.setenv("FREEHOLD_ISA", isa)
     model, tokens, other = Layer(name), tokens_of(550), tokens_of(290, seed=1)
-    whole = native(model, threads=1)
+    whole = native(model, threads=1, **form)
     expected = in_chunks(whole, tokens[:512], 64), step(whole, [(tokens[512:], 512, TABLE)])
     for chunk in (1, 7, 64):
-        executor = native(model, fusing=chunk != 7)
+        executor = native(model, fusing=chunk != 7, **form)
         assert (in_chunks(executor, tokens[:512], chunk) == expected[0]).all()
         assert (in_chunks(executor, tokens, 512)[-38:] == expected[1]).all()
     # In a batch, on blocks that another request filled.
@@ -128,12 +131,13 @@ def test_the_same_bits_however_the_rows_are_cut(name, isa, monkeypatch):
     assert (rows[-9:] == step(executor, [(other[:9], 0, [1])])).all()
 
 
-def test_instruction_sets_agree(monkeypatch):
+@pytest.mark.parametrize("form", [FLOATS, INT16])
+def test_instruction_sets_agree(form, monkeypatch):
     tokens, results = tokens_of(330), []
     for isa in _native.supported_isas():
         monkeypatch.setenv("FREEHOLD_ISA", isa)
         if isa != "portable":  # which lacks fused multiply-add
-            results.append(step(native(Layer("keys of two spans")), [(tokens, 0, TABLE)]))
+            results.append(step(native(Layer("keys of two spans"), **form), [(tokens, 0, TABLE)]))
     assert all((result == results[0]).all() for result in results)
 
 
@@ -163,17 +167,19 @@ def test_selecting_all_is_attending_to_all():
 
 
 @pytest.mark.parametrize(("kv_format", "tolerance"), [("f16", 1e-3), ("bf16", 1e-2), ("int8", 1e-3), ("f32", 1e-6)])
-def test_rows_are_kept_in_the_format_that_was_asked_for(kv_format, tolerance):
+def test_rows_are_kept_as_precisely_as_was_asked_for(kv_format, tolerance):
+    """For f16 and int8 in integers of 16 bits, with a scale for each row."""
     model, tokens = Layer("many heads"), tokens_of(300)
     exact = step(native(model), [(tokens, 0, TABLE)])
     kept = step(native(model, dtype=None, kv_format=kv_format), [(tokens, 0, TABLE)])
     error = (kept - exact).abs().max() / exact.abs().max()
     assert error <= tolerance
     assert (error > 0) == (kv_format != "f32")
-    row_bytes = {"f32": 4}.get(kv_format, 2) * (model.rank + model.rope)
-    assert Cache(model, dtype=None, kv_format=kv_format).layout.block_bytes == 32 * row_bytes
-    if kv_format == "int8":
-        assert (kept == step(native(model, dtype=None, kv_format="f16"), [(tokens, 0, TABLE)])).all()
+    columns = model.rank + _native.ROW_COLUMNS  # rope's channels are fewer
+    row_bytes = {"f32": 4 * columns, "bf16": 2 * columns}.get(kv_format, 2 * columns + 2 * 4)
+    cache = Cache(model, dtype=None, kv_format=kv_format)
+    assert cache.layout.block_bytes == 32 * row_bytes
+    assert set(cache.formats.values()) == {{"f32": "f32", "bf16": "bf16"}.get(kv_format, "int16")}
 
 
 @pytest.mark.parametrize("form", ["Q8_0", "Q4_0", "F16", "BF16"])
@@ -203,7 +209,7 @@ def test_memory_is_planned():
     assert plan.weights_bytes == matrices  # those of the head padded to whole panels
     absorbed = model.heads * model.rank
     assert plan.activations_bytes >= 4 * 100 * absorbed
-    assert plan.block_bytes == 4 * 32 * (model.rank + model.rope)
+    assert plan.block_bytes == 4 * 32 * (model.rank + _native.ROW_COLUMNS)
 
 
 @pytest.mark.parametrize(

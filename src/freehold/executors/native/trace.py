@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from freehold import ops
+from freehold import _native, ops
 from freehold.models.parameters import Parameters, named_parameters
 
 
@@ -122,7 +122,7 @@ class Graph:
         So a key is read once for all heads, and a row's sums are the same in prefill and in decode.
         """
         heads, rank, plain = key_up.shape
-        stride = -(-rank // 16) * 16
+        stride = -(-rank // _native.ROW_COLUMNS) * _native.ROW_COLUMNS
         absorbed = self._head_linear(q, key_up, plain + rope_keys.width, stride)
         inputs = (absorbed, q, latents, rope_keys, *([] if selected is None else [selected]))
         options = {"layer": cache, "num_heads": heads, "plain_dim": plain, "scale": scale}
