@@ -231,3 +231,14 @@ def test_a_program_refuses_buffers_that_do_not_fit(change, message):
     program.latent_attention(**options)
     with pytest.raises(ValueError, match=message):
         program.latent_attention(**(options | change))
+
+
+@pytest.mark.parametrize("form", [FLOATS, INT16])
+def test_a_row_that_is_not_a_number_spoils_what_sees_it_alone(form):
+    model, tokens = Layer("many heads"), [t for t in tokens_of(90) if t != 3]
+    arrays = arrays_of(model)
+    arrays["model.embed_tokens.weight"][3] = float("nan")
+    executor = native(model, Checkpoint.from_arrays({}, arrays), **form)
+    tokens[60] = 3
+    finite = step(executor, [(tokens[:64], 0, TABLE)]).isfinite().all(-1)
+    assert finite.tolist() == ([True] * 60 + [False] * 4)[-len(finite) :]
