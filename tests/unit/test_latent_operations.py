@@ -180,6 +180,8 @@ def test_rows_are_kept_as_precisely_as_was_asked_for(kv_format, tolerance):
     cache = Cache(model, dtype=None, kv_format=kv_format)
     assert cache.layout.block_bytes == 32 * row_bytes
     assert set(cache.formats.values()) == {{"f32": "f32", "bf16": "bf16"}.get(kv_format, "int16")}
+    if kv_format == "int8":
+        assert (kept == step(native(model, dtype=None, kv_format="f16"), [(tokens, 0, TABLE)])).all()
 
 
 @pytest.mark.parametrize("form", ["Q8_0", "Q4_0", "F16", "BF16"])
