@@ -25,8 +25,7 @@ struct CacheLayout {
     size_t row_bytes = 0;     // of all `rows`, in a page
     size_t state_floats = 0;  // of a block
 
-    // Elements of rows are those of keys and values; but 16-bit integers, which are multiplied twice as fast, for f16;
-    // and for int8, whose scale for a whole row is too coarse.
+    // Elements of rows are those of keys and values; but 16-bit integers for int8, which are too coarse for whole rows.
     RowFormat row_format() const {
         if (kv.format == KvFormat::BF16) return RowFormat::BF16;
         return kv.format == KvFormat::F32 ? RowFormat::F32 : RowFormat::Int16;

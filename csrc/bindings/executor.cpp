@@ -90,7 +90,7 @@ std::vector<PackedWeight> pack(Pool& pool, WeightArena& arena,
 
 KvFormat kv_format(const std::string& name) {
     constexpr std::pair<const char*, KvFormat> kFormats[] = {
-        {"f16", KvFormat::F16}, {"bf16", KvFormat::BF16}, {"int8", KvFormat::Int8}, {"f32", KvFormat::F32}};
+        {"int16", KvFormat::Int16}, {"bf16", KvFormat::BF16}, {"int8", KvFormat::Int8}, {"f32", KvFormat::F32}};
     for (const auto& [known, format] : kFormats)
         if (name == known) return format;
     throw std::invalid_argument("unknown KV format " + name);

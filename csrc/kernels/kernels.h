@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "packed.h"
@@ -49,20 +50,32 @@ using LinearKernel = void (*)(const LinearTask&);
 // Two unpacked panels.
 constexpr size_t linear_scratch_bytes(int cols) { return size_t(cols) * kPanelRows * 2; }
 
-enum class KvFormat : uint8_t { F16, BF16, Int8, F32 };
-// Of rows that are kept: Int16 are codes of 14 bits, with a scale in float32 for each row.
+// Int16 (codes of 14 bits) and Int8: with a scale in float32 for each vector of a head, or row that is kept.
+enum class KvFormat : uint8_t { Int16, BF16, Int8, F32 };
 enum class RowFormat : uint8_t { Int16, BF16, F32 };
 
 // Where keys and values lie: for each (KV block, layer, head) first the keys as [D][S], then the values as [S][D],
-// D rounded up to 16; for int8 then S key scales and S value scales in float32.
+// D rounded up to 16; of integers as [D / 2][S][2] and [S / 2][D][2], so that a lane has two of what is summed, then S
+// key scales and S value scales in float32.
 struct KvLayout {
-    KvFormat format = KvFormat::F16;
+    KvFormat format = KvFormat::Int16;
     int layers = 0, heads = 0, head_dim = 0;
 
     int padded_dim() const { return (head_dim + 15) / 16 * 16; }
     int element_bytes() const { return format == KvFormat::F32 ? 4 : format == KvFormat::Int8 ? 1 : 2; }
     size_t keys_bytes() const { return size_t(padded_dim()) * kKvBlock * element_bytes(); }
-    size_t head_bytes() const { return 2 * keys_bytes() + (format == KvFormat::Int8 ? 2 * kKvBlock * 4 : 0); }
+    bool is_integer() const { return format == KvFormat::Int8 || format == KvFormat::Int16; }
+    size_t head_bytes() const { return 2 * keys_bytes() + (is_integer() ? 2 * kKvBlock * sizeof(float) : 0); }
+    // Of the keys and values of a block that begin at `head_block`.
+    template <class Byte>
+    auto* key_scales(Byte* head_block) const {
+        using Scale = std::conditional_t<std::is_const_v<Byte>, const float, float>;
+        return reinterpret_cast<Scale*>(head_block + 2 * keys_bytes());
+    }
+    template <class Byte>
+    auto* value_scales(Byte* head_block) const {
+        return key_scales(head_block) + kKvBlock;
+    }
     size_t block_bytes() const { return size_t(layers) * heads * head_bytes(); }
     size_t head_offset(int layer, int head) const { return (size_t(layer) * heads + head) * head_bytes(); }
 };
@@ -97,6 +110,8 @@ struct AttentionTask {
     float* scratch;            // attention_scratch_floats
     bool is_streamed;          // few queries: reading keys and values takes the time, so they are fetched ahead
     const uint8_t* next_keys;  // then wanted after these: a block of this layer; or null
+
+    const uint8_t* head_block(int block) const { return kv + size_t(pages[block]) * page_bytes; }
 };
 
 // Keys that lie as rows, of one part or of two side by side: first[k][0..first_dim), second[k][0..second_dim).
@@ -235,9 +250,12 @@ struct Kernels {
 inline constexpr int kMaxScoreRows = 12;               // queries of an attention tile at most
 inline constexpr int kQueryStride = kMaxHeadDim + 16;  // not all of them in the same places of the cache
 
-// Floats that AttentionTask::scratch must hold: a tile of queries, their scores, values and states.
+// What a tile's weights need as codes: the scales of a span's values, those of the weights, and codes of two bytes.
+inline constexpr size_t kTileCodeFloats = kSpan + kMaxScoreRows * (kSpan / kKvBlock + kSpan / 2);
+
+// Floats that AttentionTask::scratch must hold: a tile of queries, their scores, values, states and weights.
 constexpr size_t attention_scratch_floats(int padded_dim) {
-    return kMaxScoreRows * (size_t(kQueryStride) + kSpan + 2 * attention_state_floats(padded_dim));
+    return kMaxScoreRows * (size_t(kQueryStride) + kSpan + 2 * attention_state_floats(padded_dim)) + kTileCodeFloats;
 }
 
 // The tables that this machine can run, best first.

@@ -7,9 +7,9 @@
 // Threading: a task is some heads of one token over one span.
 #pragma once
 
-#include "kernels/attention.h"
 #include "kernels/kernels.h"
 #include "kernels/latent_int16.h"
+#include "kernels/softmax.h"
 #include "kernels/vector_math.h"
 
 namespace freehold {
@@ -103,7 +103,7 @@ struct FloatRows {
 template <class S, class Rows>
 struct LatentKernels {
     using F = typename S::F;
-    using Softmax = AttentionKernels<S, KvFormat::F32>;
+    using Softmax = SpanSoftmax<S>;
     static_assert(kQueryGroup % S::kDotRows == 0 && kQueryGroup % S::kValueRows == 0 && kKvBlock % S::kDotRows == 0);
 
     static void attend(const LatentTask& t) {

@@ -1,16 +1,12 @@
-// Rows of keys as 16-bit integers: half the instructions of float32, and products that are exact in any order.
-//
-// Keys have codes of 14 bits with a scale for both parts of a row, queries of 13 with one scale, and the weights of 32
-// keys (softmax times the key's scale) of 13 with a scale for these. A score is summed in 32 bits over 512 columns, in
-// 16 lanes, then by sum16's tree; values in 32 bits over 32 keys, and in float32 over these blocks in their order.
+// Rows of keys as 16-bit integers: see int16_codes.h. A score is summed in 32 bits over 512 columns, in 16 lanes, then
+// by sum16's tree; values in 32 bits over 32 keys, and in float32 over these blocks in their order.
 #pragma once
 
+#include "kernels/int16_codes.h"
 #include "kernels/kernels.h"
 #include "kernels/rows.h"
 
 namespace freehold {
-
-inline constexpr int kQueryLevels = 4095, kWeightLevels = 4095;  // as kKeyLevels
 
 template <class S>
 struct Int16Rows {
@@ -36,7 +32,7 @@ struct Int16Rows {
         float* scales = scratch + size_t(padded) * size_t(dim) / 2;
         for (int i = 0; i < padded; i++) {
             const size_t at = size_t(i) * size_t(dim);
-            scales[i] = Rows::quantize16(q + at, dim, Rows::largest(q + at, dim), kQueryLevels, codes + at);
+            scales[i] = Rows::quantize(q + at, dim, Rows::largest(q + at, dim), kQueryLevels, codes + at);
         }
         return {codes, scales, dim};
     }
@@ -135,21 +131,12 @@ struct Int16Rows {
         return S::load_pairs(reinterpret_cast<const int16_t*>(row) + column);
     }
 
-    // Codes of a query's weights times the keys' scales, with a scale for each block of keys.
-    static void quantize_weights(const KeyRows& keys, float* weights, int16_t* codes, float* scales) {
-        for (int first = 0; first < keys.num_keys; first += kKvBlock) {
-            for (int k = first; k < first + kKvBlock; k += S::W)
-                S::store(weights + k, S::mul(S::load(weights + k), S::load(keys.scales + k)));
-            const float max = Rows::largest(weights + first, kKvBlock);
-            scales[first / kKvBlock] = Rows::quantize16(weights + first, kKvBlock, max, kWeightLevels, codes + first);
-        }
-    }
-
     static void weigh_rows(const KeyRows& keys, float* weights, float* scratch, float* out, size_t out_stride) {
         auto* codes = reinterpret_cast<int16_t*>(scratch);  // [kValueRows][kSpan]
         float* scales = scratch + S::kValueRows * kSpan / 2;
         for (int r = 0; r < S::kValueRows; r++)
-            quantize_weights(keys, weights + r * kSpan, codes + r * kSpan, scales + r * (kSpan / kKvBlock));
+            quantize_weights<S>(weights + r * kSpan, keys.scales, 0, keys.num_keys, codes + r * kSpan,
+                                scales + r * (kSpan / kKvBlock));
         constexpr int N = S::kValueVectors > 1 ? S::kValueVectors / 2 : 1;
         int column = 0;
         for (; column + N * 2 * S::W <= keys.first_dim; column += N * 2 * S::W)

@@ -164,17 +164,6 @@ struct RowKernels {
         return result;
     }
 
-    template <class Element>
-    static void convert_row(const float* x, Element* out, int count) {  // count is a multiple of 16
-        for (int c = 0; c < count; c += S::W) {
-            const F v = S::load(x + c);
-            if constexpr (sizeof(Element) == 2)
-                S::store_half(out + c, v);
-            else
-                S::store(out + c, v);
-        }
-    }
-
     static uint16_t to_bf16(float x) {
         uint32_t bits;
         std::memcpy(&bits, &x, 4);
@@ -182,59 +171,67 @@ struct RowKernels {
         return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
     }
 
-    // Symmetric int8 with one scale for the head's vector; returns the scale.
-    static float convert_int8(const float* x, int8_t* out, int count) {
-        float max = 0;
-        for (int i = 0; i < count; i++) max = larger(max, std::fabs(x[i]));
-        const float inverse = max > 0 ? 127.0f / max : 0.0f;
-        for (int c = 0; c < count; c += S::W) S::store_s8(out + c, S::round(S::mul(S::load(x + c), S::set1(inverse))));
-        return max / 127.0f;
-    }
-
-    // The vector in the pool's format; returns its scale (1 unless int8).
+    // A head's vector, in float32 or bf16, with zeros up to whole vectors.
     template <class Element>
-    static float convert(const KvLayout& layout, const float* x, Element* out) {
-        const int dim = layout.padded_dim();
-        float padded[kMaxHeadDim];
-        if (dim != layout.head_dim) {
-            std::memcpy(padded, x, size_t(layout.head_dim) * sizeof(float));
-            std::memset(padded + layout.head_dim, 0, size_t(dim - layout.head_dim) * sizeof(float));
-            x = padded;
+    static void convert(const KvLayout& layout, const float* x, Element* out) {
+        for (int d = 0; d < layout.head_dim; d++) {
+            if constexpr (sizeof(Element) == 2)
+                out[d] = to_bf16(x[d]);
+            else
+                out[d] = x[d];
         }
-        if constexpr (sizeof(Element) == 1)
-            return convert_int8(x, out, dim);
-        else if (layout.format == KvFormat::BF16)
-            for (int d = 0; d < dim; d++) out[d] = Element(to_bf16(x[d]));
-        else
-            convert_row(x, out, dim);
-        return 1;
+        std::fill(out + layout.head_dim, out + layout.padded_dim(), Element(0));
     }
 
     template <class Element>
     static void write_key_as(const KvLayout& layout, uint8_t* head_block, int slot, const float* key) {
         Element column[kMaxHeadDim];
-        const float scale = convert(layout, key, column);
+        convert(layout, key, column);
         auto* keys = reinterpret_cast<Element*>(head_block);
         for (int d = 0; d < layout.padded_dim(); d++) keys[size_t(d) * kKvBlock + slot] = column[d];
-        if (sizeof(Element) == 1) reinterpret_cast<float*>(head_block + 2 * layout.keys_bytes())[slot] = scale;
     }
 
     template <class Element>
     static void write_value_as(const KvLayout& layout, uint8_t* head_block, int slot, const float* value) {
         auto* values = reinterpret_cast<Element*>(head_block + layout.keys_bytes());
-        const float scale = convert(layout, value, values + size_t(slot) * layout.padded_dim());
-        if (sizeof(Element) == 1)
-            reinterpret_cast<float*>(head_block + 2 * layout.keys_bytes())[kKvBlock + slot] = scale;
+        convert(layout, value, values + size_t(slot) * layout.padded_dim());
+    }
+
+    // The codes of a head's vector, with zeros behind them; returns their scale.
+    template <class Code>
+    static float code_vector(const KvLayout& layout, const float* x, Code (&codes)[kMaxHeadDim]) {
+        constexpr int levels = sizeof(Code) == 1 ? 127 : kKeyLevels;
+        return quantize(x, layout.head_dim, largest(x, layout.head_dim), levels, codes);
+    }
+
+    template <class Code>
+    static void write_key_codes(const KvLayout& layout, uint8_t* head_block, int slot, const float* key) {
+        Code codes[kMaxHeadDim];
+        layout.key_scales(head_block)[slot] = code_vector(layout, key, codes);
+        auto* keys = reinterpret_cast<Code*>(head_block);
+        for (int d = 0; d < layout.padded_dim(); d += 2)
+            std::memcpy(keys + size_t(d) * kKvBlock + 2 * slot, codes + d, 2 * sizeof(Code));
+    }
+
+    template <class Code>
+    static void write_value_codes(const KvLayout& layout, uint8_t* head_block, int slot, const float* value) {
+        Code codes[kMaxHeadDim];
+        layout.value_scales(head_block)[slot] = code_vector(layout, value, codes);
+        auto* values = reinterpret_cast<Code*>(head_block + layout.keys_bytes());
+        values += size_t(slot - slot % 2) * layout.padded_dim() + slot % 2;
+        for (int d = 0; d < layout.padded_dim(); d++) values[2 * d] = codes[d];
     }
 
     static void write_key(const KvLayout& layout, uint8_t* head_block, int slot, const float* key) {
-        if (layout.format == KvFormat::Int8) return write_key_as<int8_t>(layout, head_block, slot, key);
+        if (layout.format == KvFormat::Int16) return write_key_codes<int16_t>(layout, head_block, slot, key);
+        if (layout.format == KvFormat::Int8) return write_key_codes<int8_t>(layout, head_block, slot, key);
         if (layout.format == KvFormat::F32) return write_key_as<float>(layout, head_block, slot, key);
         write_key_as<uint16_t>(layout, head_block, slot, key);
     }
 
     static void write_value(const KvLayout& layout, uint8_t* head_block, int slot, const float* value) {
-        if (layout.format == KvFormat::Int8) return write_value_as<int8_t>(layout, head_block, slot, value);
+        if (layout.format == KvFormat::Int16) return write_value_codes<int16_t>(layout, head_block, slot, value);
+        if (layout.format == KvFormat::Int8) return write_value_codes<int8_t>(layout, head_block, slot, value);
         if (layout.format == KvFormat::F32) return write_value_as<float>(layout, head_block, slot, value);
         write_value_as<uint16_t>(layout, head_block, slot, value);
     }
@@ -247,13 +244,17 @@ struct RowKernels {
         return S::reduce_magnitude(most);
     }
 
+    FH_INLINE void store_codes(int16_t* p, F x) { S::store_s16(p, x); }
+    FH_INLINE void store_codes(int8_t* p, F x) { S::store_s8(p, S::round(x)); }
+
     // Codes of up to `levels` either side of zero, of which `max` is the last; zeros behind them up to a multiple of
     // kRowColumns. Returns their scale, which a NaN or an infinity makes NaN.
-    static float quantize16(const float* x, int width, float max, int levels, int16_t* out) {
+    template <class Code>
+    static float quantize(const float* x, int width, float max, int levels, Code* out) {
         const bool finite = max < __builtin_inff();
         const F inverse = S::set1(max > 1e-30f && finite ? float(levels) / max : 0.0f);
         for_columns(x, width, [&](const F(&v)[V], int c) {
-            for (int i = 0; i < V; i++) S::store_s16(out + c + i * S::W, finite ? S::mul(v[i], inverse) : S::zero());
+            for (int i = 0; i < V; i++) store_codes(out + c + i * S::W, finite ? S::mul(v[i], inverse) : S::zero());
         });
         pad(out, width);
         return finite ? max / float(levels) : __builtin_nanf("");
@@ -269,7 +270,7 @@ struct RowKernels {
         auto* bf16 = reinterpret_cast<uint16_t*>(out);
         auto* floats = reinterpret_cast<float*>(out);
         if (format == RowFormat::Int16) {
-            *scale = quantize16(x, width, max, kKeyLevels, codes);
+            *scale = quantize(x, width, max, kKeyLevels, codes);
         } else if (format == RowFormat::BF16) {
             for (int c = 0; c < (width + 15) / 16 * 16; c++) bf16[c] = c < width ? to_bf16(x[c]) : 0;
             pad(bf16, width);

@@ -68,10 +68,6 @@ struct Avx2 {
     FH_INLINE __m128i half_line(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
     FH_INLINE __m128i bytes(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
     FH_INLINE F load_half(const uint16_t* p) { return _mm256_cvtph_ps(half_line(p)); }
-    FH_INLINE void store_half(uint16_t* p, F x) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                         _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    }
     FH_INLINE F load_bf16(const uint16_t* p) {
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half_line(p)), 16));
     }
@@ -110,6 +106,7 @@ struct Avx2 {
         return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
     }
 
+    FH_INLINE P load_pairs(const int8_t* p) { return _mm256_cvtepi8_epi16(half_line(p)); }
     FH_INLINE P load_pairs(const int16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
     FH_INLINE P set1_pair(const int16_t* p) {
         int32_t pair;

@@ -75,10 +75,6 @@ struct Avx512 {
     FH_INLINE F load_half(const uint16_t* p) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     }
-    FH_INLINE void store_half(uint16_t* p, F x) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                            _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    }
     FH_INLINE F load_bf16(const uint16_t* p) {
         return _mm512_castsi512_ps(
             _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
@@ -113,6 +109,9 @@ struct Avx512 {
 
     // Pairs of 16-bit codes: a lane multiplies two with two, as two columns or as two keys side by side.
     FH_INLINE P load_pairs(const int16_t* p) { return _mm512_loadu_si512(p); }
+    FH_INLINE P load_pairs(const int8_t* p) {
+        return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
     FH_INLINE P set1_pair(const int16_t* p) {
         int32_t pair;
         __builtin_memcpy(&pair, p, 4);

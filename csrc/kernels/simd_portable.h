@@ -119,9 +119,6 @@ struct Portable {
     FH_INLINE F load_half(const uint16_t* p) {
         return lanes<F>([&](int i) { return half_to_float(p[i]); });
     }
-    FH_INLINE void store_half(uint16_t* p, F x) {
-        for (int i = 0; i < W; i++) p[i] = float_to_half(x.v[i]);
-    }
     FH_INLINE F load_bf16(const uint16_t* p) {
         return lanes<F>([&](int i) { return bf16_to_float(p[i]); });
     }
@@ -155,7 +152,8 @@ struct Portable {
         return int(sum);
     }
 
-    FH_INLINE P load_pairs(const int16_t* p) {
+    template <class Code>
+    FH_INLINE P load_pairs(const Code* p) {
         return lanes<P>([&](int i) { return p[i]; });
     }
     FH_INLINE P set1_pair(const int16_t* p) {

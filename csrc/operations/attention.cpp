@@ -25,8 +25,9 @@ class Attention : public Operation {
             const int spans = (request.position + request.num_rows + kSpan - 1) / kSpan;
             const bool split = request.num_rows <= kFewRows && spans > 1;
             const int tile = split ? request.num_rows : kTileRows;
-            for (int row = 0; row < request.num_rows; row += tile)
-                for (int head = 0; head < context.kv.heads; head++) {
+            // Head after head, whose keys stay in the cache; the longest tiles first, so that threads end together.
+            for (int head = 0; head < context.kv.heads; head++)
+                for (int row = (request.num_rows - 1) / tile * tile; row >= 0; row -= tile) {
                     Item item{&request, row, std::min(tile, request.num_rows - row), head, 0, spans, -1};
                     if (split)
                         splits_.add(items_, item, spans, state_floats(context, item));
@@ -51,7 +52,7 @@ class Attention : public Operation {
 
   private:
     static constexpr int kFewRows = 4;
-    static constexpr int kTileRows = 8;  // whose heads are a multiple of the kernels' tiles, or nearly
+    static constexpr int kTileRows = kMaxScoreRows;  // whose heads are a multiple of the kernels' tiles
 
     struct Item {
         const StepRequest* request;

@@ -90,12 +90,13 @@ inline void write_values(Context& context, int row0, int row1, int layer, int he
     });
 }
 
-// Fetches what write_keys will write: a key lies spread over as many lines as it has channels.
+// Fetches what write_keys will write: a key lies spread over as many lines as it has channels, or pairs of them.
 inline void fetch_keys(Context& context, int row0, int row1, int layer, int head) {
-    const int line = kKvBlock * context.kv.element_bytes(), bytes = context.kv.element_bytes();
+    const KvLayout& kv = context.kv;
+    const int together = kv.is_integer() ? 2 : 1, bytes = together * kv.element_bytes();
     for_slots(context, row0, row1, layer, head, [&](int, uint8_t* block, int slot) {
-        for (int channel = 0; channel < context.kv.head_dim; channel++)
-            __builtin_prefetch(block + channel * line + slot * bytes, 1, 2);
+        for (int line = 0; line < kv.head_dim / together; line++)
+            __builtin_prefetch(block + (line * kKvBlock + slot) * bytes, 1, 2);
     });
 }
 

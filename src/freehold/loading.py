@@ -29,7 +29,7 @@ def load(
     dtype: str | None = None,
     threads: int | None = None,
     context: int | None = None,
-    kv_format: str = "f16",
+    kv_format: str = "int16",
     executor: str = "native",
     device: str = "cpu",
     quantize: str | None = None,
@@ -125,7 +125,7 @@ def _check_context(context: int | None, trained: int) -> int:
     return context
 
 
-def describe(ref: str | None = None, *, context: int | None = None, kv_format: str = "f16") -> dict[str, Any]:
+def describe(ref: str | None = None, *, context: int | None = None, kv_format: str = "int16") -> dict[str, Any]:
     """What a model is, from its file alone: no weights are read."""
     stored = resolve(ref)
     checkpoint = open_checkpoint(stored.path)

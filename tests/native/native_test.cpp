@@ -135,7 +135,7 @@ Step step(int rows, int position) {
 void run_experts(const Kernels& kernels, Format format, int num_slots) {
     const std::vector<float> table(10 * kWidth, 0.25f);
     Program program(kernels, std::make_shared<ThreadPool>(2), {150, 4},
-                    CacheLayout{{KvFormat::F16, 1, kKvHeads, kHeadDim}, 1, {}, 0, 0}, 12);
+                    CacheLayout{{KvFormat::Int16, 1, kKvHeads, kHeadDim}, 1, {}, 0, 0}, 12);
     const size_t slot = panel_bytes(format, kWidth) * (16 + 16 + kWidth / 16);
     const auto cache = num_slots < 0 ? nullptr : std::make_shared<ExpertCache>(slot, num_slots);
     std::vector<std::vector<uint8_t>> sources;
@@ -174,7 +174,7 @@ void run(const Kernels& kernels, Format format, KvFormat kv) {
 void run_states(const Kernels& kernels) {
     constexpr int kKeyHeads = 2, kValueHeads = 4, kKeyDim = 5, kValueDim = 33, kTaps = 4, kInput = 64;
     const int keys = kKeyHeads * kKeyDim, values = kValueHeads * kValueDim;
-    CacheLayout cache{{KvFormat::F16, 0, 1, 1}, 8, {}, 0, 0};
+    CacheLayout cache{{KvFormat::Int16, 0, 1, 1}, 8, {}, 0, 0};
     const size_t q_state = cache.add_state((kTaps - 1) * keys), v_state = cache.add_state((kTaps - 1) * values);
     const size_t state = cache.add_state(size_t(kValueHeads) * kKeyDim * kValueDim);
     Program program(kernels, std::make_shared<ThreadPool>(2), {320, 4}, cache, 12);
@@ -271,12 +271,12 @@ void run_latents(const Kernels& kernels, Format format, KvFormat kv) {
 int main() {
     int runs = 0;
     for (const Kernels* kernels : supported_kernels()) {
-        for (int format = 0; format < kNumFormats; format++, runs++) run(*kernels, Format(format), KvFormat::F16);
+        for (int format = 0; format < kNumFormats; format++, runs++) run(*kernels, Format(format), KvFormat::Int16);
         for (int format = 0; format < kNumFormats; format++, runs++) run_experts(*kernels, Format(format), -1);
         for (int slots : {0, 2, 7}) run_experts(*kernels, Format::Q4_K, slots), runs++;
         run_states(*kernels), runs++;
         for (Format format : {Format::F32, Format::BF16, Format::Q8_0, Format::Q4_K})
-            run_latents(*kernels, format, KvFormat::F16), runs++;
+            run_latents(*kernels, format, KvFormat::Int16), runs++;
         for (KvFormat kv : {KvFormat::BF16, KvFormat::Int8, KvFormat::F32})
             run_latents(*kernels, Format::F16, kv), runs++;
         for (KvFormat kv : {KvFormat::BF16, KvFormat::Int8, KvFormat::F32}) run(*kernels, Format::Q8_0, kv), runs++;

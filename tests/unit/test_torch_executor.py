@@ -40,7 +40,7 @@ def test_gives_the_native_executors_logits(smollm):
     ],
 )
 def test_refusals(options, text):
-    defaults = {"device": "cpu", "dtype": None, "threads": None, "kv_format": "f16"}
+    defaults = {"device": "cpu", "dtype": None, "threads": None, "kv_format": "int16"}
     with pytest.raises(FreeholdError) as error:
         choose(options["executor"], **(defaults | {k: v for k, v in options.items() if k != "executor"}))
     assert str(error.value).startswith(text)

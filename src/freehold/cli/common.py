@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from freehold.executors.choice import KV_FORMATS
+
 if TYPE_CHECKING:
     from freehold.store.references import StoredModel
+
+KV_TYPE: dict[str, Any] = {"type": click.Choice(KV_FORMATS), "default": KV_FORMATS[0], "show_default": True}
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,13 +25,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--context", type=int, metavar="TOKENS", help="Context length [default: as trained]."),
         click.option("--threads", type=int, metavar="N", help="Threads [default: all cores]."),
-        click.option(
-            "--kv-type",
-            type=click.Choice(["f16", "bf16", "int8", "f32"]),
-            default="f16",
-            show_default=True,
-            help="Format of cached keys and values.",
-        ),
+        click.option("--kv-type", **KV_TYPE, help="Format of cached keys and values."),
         click.option(
             "--dtype",
             type=click.Choice(["float32", "bfloat16", "float16"]),

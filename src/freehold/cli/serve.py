@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from freehold.cli.common import to_examine
+from freehold.cli.common import KV_TYPE, to_examine
 from freehold.errors import RequestError
 
 
@@ -76,7 +76,7 @@ def _option(*names: str, **attributes: Any) -> Any:
 @_option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @_option("--context", type=int, metavar="TOKENS", help="Context length [default: as trained].")
 @_option("--threads", type=int, metavar="N", help="Threads [default: all cores].")
-@_option("--kv-type", type=click.Choice(["f16", "bf16", "int8", "f32"]), default="f16", show_default=True)
+@_option("--kv-type", **KV_TYPE)
 @_option("--quantize", metavar="FORMAT", help="Quantize unquantized weights: q8_0, q4_0, q4_k_m, …")
 @_option(
     "--memory",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from freehold.cli.common import download_progress, human_bytes, print_json, to_examine
+from freehold.cli.common import KV_TYPE, download_progress, human_bytes, print_json, to_examine
 from freehold.errors import FreeholdError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(name="show")
 @click.argument("model", required=False)
 @click.option("--context", type=int, metavar="TOKENS", help="Context to compute memory for [default: as trained].")
-@click.option("--kv-type", type=click.Choice(["f16", "bf16", "int8", "f32"]), default="f16", show_default=True)
+@click.option("--kv-type", **KV_TYPE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str | None, context: int | None, kv_type: str, as_json: bool) -> None:
     """What MODEL (a catalogue name, a .gguf file or a folder) is, and the memory it will need; a report in short.

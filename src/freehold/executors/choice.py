@@ -7,6 +7,7 @@ from typing import Any
 from freehold.errors import RequestError, UnsupportedError
 
 EXECUTORS = ("native", "torch")
+KV_FORMATS = ("int16", "bf16", "int8", "f32")  # of keys and values in the native executor; the first by default
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _torch(device: str, dtype: str | None, threads: int | None, kv_format: str) 
         raise UnsupportedError("the torch executor: torch is not installed", "pip install 'freehold[torch]'") from None
     from freehold.executors import torch as executor
 
-    if kv_format != "f16":
+    if kv_format != KV_FORMATS[0]:
         raise RequestError(f"KV format {kv_format!r}: the torch executor keeps keys and values in its dtype")
     place = executor.check_device(device)
     executor.check_dtype(device, dtype)

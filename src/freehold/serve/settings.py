@@ -22,7 +22,7 @@ class Settings:
     tls_key: Path | None = None
     context: int | None = None
     threads: int | None = None
-    kv_type: str = "f16"
+    kv_type: str = "int16"
     quantize: str | None = None  # to what unquantized weights are quantized while they load
     memory_bytes: int | None = None  # that all loaded models may take together; None: what the machine has
     max_waiting: int = 256  # requests; more are told to come back later

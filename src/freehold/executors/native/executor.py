@@ -43,7 +43,7 @@ class NativeExecutor:
         num_blocks: int,
         threads: int | None = None,
         dtype: str | None = None,
-        kv_format: str = "f16",
+        kv_format: str = "int16",
         max_rows: int = 512,
         fusing: bool = True,
         experts_bytes: int | None = None,

@@ -6,6 +6,7 @@ from typing import Any
 
 from freehold import _native
 from freehold.errors import RequestError
+from freehold.executors.choice import KV_FORMATS
 from freehold.executors.memory_plan import MemoryPlan
 from freehold.executors.native.experts import activation_bytes, packed_bytes, pageable_bytes
 from freehold.executors.native.fuse import Step, fuse
@@ -13,7 +14,6 @@ from freehold.executors.native.trace import Call, Parameter, Value, trace, trace
 
 MAX_LOGIT_ROWS = 64
 STATE_BLOCK_PAGES = 8
-KV_FORMATS = ("f16", "bf16", "int8", "f32")
 
 
 def plan_buffers(
@@ -47,7 +47,7 @@ class Cache:
 
     `layers`: a layer with attention -> its number among these; `rows`: (layer, name) -> index of the rows kept of each
     token; `states`: (layer, name) -> offset in a block's states, in floats. `formats`: name -> format of its elements,
-    which for rows is int16 where keys and values are f16 or int8. `num_pages` of a block, where another cache goes by
+    which for rows is int16 where keys and values are int8. `num_pages` of a block, where another cache goes by
     the same.
     """
 
@@ -85,7 +85,7 @@ def memory_plan(
     checkpoint: Any,
     *,
     dtype: str | None = None,
-    kv_format: str = "f16",
+    kv_format: str = "int16",
     max_rows: int = 512,
     next_token: Any = None,
 ) -> MemoryPlan:
