@@ -68,14 +68,12 @@ struct RowKernels {
         for (int i = 1; i < n; i++) largest = S::max_magnitude(largest, S::abs(v[i]));
         const float max = S::reduce_magnitude(largest);
         const bool finite = max < __builtin_inff();
+        if (!finite)
+            for (F& each : v) each = S::zero();
         const F inverse = S::set1(max > 1e-30f && finite ? 127.0f / max : 0.0f);
-        int8_t* codes = out.codes + size_t(row) * out.cols + block * kBlock;
-        int sums[2] = {};
-        for (int i = 0; i < n; i++) {
-            const F code = finite ? S::round(S::mul(v[i], inverse)) : S::zero();
-            S::store_s8(codes + i * S::W, code);
-            sums[i * S::W / 16] += S::sum_int(code);
-        }
+        for (F& each : v) each = S::mul(each, inverse);
+        int sums[2];
+        S::store_block(out.codes + size_t(row) * out.cols + block * kBlock, v, sums);
         const size_t at = size_t(row) * (out.cols / kBlock) + block;
         const float scale = finite ? max / 127.0f : __builtin_nanf("");
         out.scales[at] = scale;

@@ -99,11 +99,18 @@ struct Avx2 {
         m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
         return _mm_cvtss_f32(_mm_castsi128_ps(m));
     }
-    FH_INLINE int sum_int(F a) {
-        const __m256i v = _mm256_cvtps_epi32(a);
-        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-        return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+    FH_INLINE void store_block(int8_t* p, const F (&x)[4], int (&sums)[2]) {
+        const __m256i first = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+        const __m256i second = _mm256_packs_epi32(_mm256_cvtps_epi32(x[2]), _mm256_cvtps_epi32(x[3]));
+        const __m256i codes =
+            _mm256_permutevar8x32_epi32(_mm256_packs_epi16(first, second), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), codes);
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+        __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        fours = _mm256_hadd_epi32(fours, fours);
+        fours = _mm256_hadd_epi32(fours, fours);
+        sums[0] = _mm256_extract_epi32(fours, 0);
+        sums[1] = _mm256_extract_epi32(fours, 4);
     }
 
     FH_INLINE P load_pairs(const int8_t* p) { return _mm256_cvtepi8_epi16(half_line(p)); }

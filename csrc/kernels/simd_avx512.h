@@ -105,7 +105,18 @@ struct Avx512 {
         const int bits = _mm512_reduce_max_epi32(_mm512_castps_si512(a));
         return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(bits)));
     }
-    FH_INLINE int sum_int(F a) { return _mm512_reduce_add_epi32(_mm512_cvtps_epi32(a)); }  // of integral lanes
+    // 32 codes, rounded to the nearest and within [-127, 127], and the sums of their halves.
+    FH_INLINE void store_block(int8_t* p, const F (&x)[2], int (&sums)[2]) {
+        const __m128i first = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x[0]));
+        const __m256i codes =
+            _mm256_inserti128_si256(_mm256_castsi128_si256(first), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x[1])), 1);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), codes);
+        __m256i fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), codes);
+        fours = _mm256_hadd_epi32(fours, fours);
+        fours = _mm256_hadd_epi32(fours, fours);
+        sums[0] = _mm256_extract_epi32(fours, 0);
+        sums[1] = _mm256_extract_epi32(fours, 4);
+    }
 
     // Pairs of 16-bit codes: a lane multiplies two with two, as two columns or as two keys side by side.
     FH_INLINE P load_pairs(const int16_t* p) { return _mm512_loadu_si512(p); }

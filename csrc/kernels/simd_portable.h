@@ -146,10 +146,11 @@ struct Portable {
         for (float x : a.v) max = x > max || x != x ? x : max;
         return max;
     }
-    FH_INLINE int sum_int(F a) {
-        float sum = 0;
-        for (float x : a.v) sum += x;
-        return int(sum);
+    FH_INLINE void store_block(int8_t* p, const F (&x)[2], int (&sums)[2]) {
+        for (int half = 0; half < 2; half++) {
+            sums[half] = 0;
+            for (int i = 0; i < W; i++) sums[half] += p[half * W + i] = int8_t(std::nearbyint(x[half].v[i]));
+        }
     }
 
     template <class Code>
