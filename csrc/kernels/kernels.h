@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "packed.h"
@@ -67,15 +66,12 @@ struct KvLayout {
     bool is_integer() const { return format == KvFormat::Int8 || format == KvFormat::Int16; }
     size_t head_bytes() const { return 2 * keys_bytes() + (is_integer() ? 2 * kKvBlock * sizeof(float) : 0); }
     // Of the keys and values of a block that begin at `head_block`.
-    template <class Byte>
-    auto* key_scales(Byte* head_block) const {
-        using Scale = std::conditional_t<std::is_const_v<Byte>, const float, float>;
-        return reinterpret_cast<Scale*>(head_block + 2 * keys_bytes());
+    float* key_scales(uint8_t* head_block) const { return reinterpret_cast<float*>(head_block + 2 * keys_bytes()); }
+    float* value_scales(uint8_t* head_block) const { return key_scales(head_block) + kKvBlock; }
+    const float* key_scales(const uint8_t* head_block) const {
+        return reinterpret_cast<const float*>(head_block + 2 * keys_bytes());
     }
-    template <class Byte>
-    auto* value_scales(Byte* head_block) const {
-        return key_scales(head_block) + kKvBlock;
-    }
+    const float* value_scales(const uint8_t* head_block) const { return key_scales(head_block) + kKvBlock; }
     size_t block_bytes() const { return size_t(layers) * heads * head_bytes(); }
     size_t head_offset(int layer, int head) const { return (size_t(layer) * heads + head) * head_bytes(); }
 };
