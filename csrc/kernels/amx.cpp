@@ -17,7 +17,7 @@ struct Amx {
         static constexpr int k = Base::L.group;  // columns of one tile product
 
         // Rows past row1 are multiplied too (the buffers of prepared rows are padded to 16) and dropped.
-        static void tile(const LinearTask& t, int panel, int row) {
+        static void tile(const LinearTask& t, int panel, int row, const uint8_t* next) {
             const PreparedRows& x = *t.x;
             const int blocks = x.cols / kBlock;
             const int rows = t.row1 - row < kTileRows ? t.row1 - row : kTileRows;
@@ -26,6 +26,7 @@ struct Amx {
             __m512 acc[kTileRows];
             for (auto& a : acc) a = S::zero();
             for (int b = 0; b < blocks; b++) {
+                if (next) Base::fetch(next, blocks, b);
                 for (int g = 0; g < Base::kGroups; g++)
                     Tiles::multiply(x.codes + size_t(row) * x.cols + b * kBlock + g * k, size_t(x.cols),
                                     t.scratch + size_t(b) * 512 + size_t(g) * 16 * k, k, products[g]);
@@ -50,7 +51,8 @@ struct Amx {
                 Tiles::configure(k);
                 for (int panel = 0; panel < t.num_panels; panel++) {
                     Base::unpack_to_scratch(t, panel, 1);
-                    for (int row = t.row0; row < t.row1; row += kTileRows) tile(t, panel, row);
+                    for (int row = t.row0; row < t.row1; row += kTileRows)
+                        tile(t, panel, row, row == t.row0 ? Base::upcoming(t, panel + 1) : nullptr);
                 }
                 Tiles::release();
             } else {

@@ -59,13 +59,13 @@ struct AttentionKernels : SpanSoftmax<S> {
     static void attend_group(const AttentionTask& t, int first, int count, float* states, float* scratch) {
         const int dim = t.layout->padded_dim();
         const size_t stride = attention_state_floats(dim);
-        float* q = scratch;                    // [R][kQueryStride]
+        float* q = scratch;                    // [R][kQueryStride]; behind the last whatever was there
         float* scores = q + R * kQueryStride;  // [R][kSpan]
         float* values = scores + R * kSpan;    // [R][stride]
         float* weight_memory = values + R * stride;
         const auto score = score_of(count);
         const bool many = count > 2 * kFewRows;
-        std::memset(q + count * kQueryStride, 0, size_t(R - count) * kQueryStride * sizeof(float));
+        const int step = many ? S::kManyValueRows : kFewRows;
         for (int r = 0; r < count; r++) {
             const int query = first + r;
             Kv::prepare_query(t,
@@ -94,8 +94,11 @@ struct AttentionKernels : SpanSoftmax<S> {
                 if (!some) std::memset(p, 0, kSpan * sizeof(float));
                 weights.prepare(r, p, some ? hidden : 0, some ? visible : 0);
             }
-            for (int r = count; r < R; r++) weights.prepare(r, scores + r * kSpan, 0, 0);  // no query: scores of zero
-            for (int r = 0; r < count; r += many ? S::kManyValueRows : kFewRows) {
+            for (int r = count; r % step; r++) {
+                std::memset(scores + r * kSpan, 0, kSpan * sizeof(float));
+                weights.prepare(r, scores + r * kSpan, 0, 0);
+            }
+            for (int r = 0; r < count; r += step) {
                 float *p = scores + r * kSpan, *sums = values + r * stride;
                 if (many)
                     weights.template weigh_rows<S::kManyValueRows>(r, p, sums, stride);

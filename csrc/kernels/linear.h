@@ -4,9 +4,9 @@
 // accumulator block after block: acc = fma(float(dot), w_scale * x_scale, acc), or of two groups of 16 columns
 // acc = fma(fma(float(dot1), w_scale1, float(dot0) * w_scale0), x_scale, acc); then the minima's terms. Unquantized
 // weights: acc = fma(w, x, acc) column after column. Both orders are the same for one row and for many.
-// Few rows: codes are unpacked in registers and weights stream once; while a panel is multiplied the next is fetched
-// into the second-level cache, since the hardware's own prefetching reaches a third of the bandwidth (11 GB/s a core
-// of 31 on Zen 4, with fetching 24). Many rows: the panel is unpacked once into `scratch`.
+// Few rows: codes are unpacked in registers and weights stream once. Many rows: panels are unpacked once into
+// `scratch`. While panels are multiplied with their first rows the next are fetched into the second-level cache, since
+// the hardware's own prefetching reaches a third of the bandwidth (11 GB/s a core of 31 on Zen 4, with fetching 24).
 #pragma once
 
 #include <utility>
@@ -134,15 +134,13 @@ struct LinearKernels {
     }
     FH_INLINE void fetch_line(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
 
-    static void unpack_panel(const uint8_t* panel, const uint8_t* next, int blocks, uint8_t* out) {
-        for (int b = 0; b < blocks; b++, panel += code_block_bytes(L.bits), out += 512) {
-            if (next) fetch(next, blocks, b);
+    static void unpack_panel(const uint8_t* panel, int blocks, uint8_t* out) {
+        for (int b = 0; b < blocks; b++, panel += code_block_bytes(L.bits), out += 512)
             for (int lane0 = 0; lane0 < kPanelRows; lane0 += S::W) {
                 C w[8];
                 unpack(panel + 4 * lane0, w);
                 for (int j = 0; j < 8; j++) S::store_codes(out + 64 * j + 4 * lane0, w[j]);
             }
-        }
     }
 
     // The float32 part of one group of a block for one row, group after group; shared with the AMX kernel. `first`
@@ -193,7 +191,7 @@ struct LinearKernels {
             for (int r = 0; r < R; r++) acc[p][r] = S::zero();
         for (int b = 0; b < blocks; b++, xq += kBlock) {
             C w[8];
-            if (!unpacked && next) fetch(next, blocks, b);
+            if (next) fetch(next, blocks, b);
             if constexpr (!unpacked) unpack(codes + size_t(b) * code_block_bytes(L.bits) + 4 * lane0, w);
             Scales scales[P];
             for (int p = 0; p < P; p++) scales[p] = load_scales(planes + p * t.panel_stride, b, lane0);
@@ -221,17 +219,21 @@ struct LinearKernels {
     }
 
     static const uint8_t* panel_at(const LinearTask& t, int panel) { return t.panel + size_t(panel) * t.panel_stride; }
-    static const uint8_t* after(const LinearTask& t, int panel) {
-        return panel + 1 < t.num_panels ? panel_at(t, panel + 1) : t.next_panel;
+    // A panel of this task, or of the next as far as it is known; or null.
+    static const uint8_t* upcoming(const LinearTask& t, int panel) {
+        if (panel < t.num_panels) return panel_at(t, panel);
+        return t.next_panel ? t.next_panel + size_t(panel - t.num_panels) * t.panel_stride : nullptr;
     }
 
-    // As many rows at a time as there are registers for, then what is left in one tile.
+    // As many rows at a time as there are registers for, then what is left in one tile. The first tiles fetch the next
+    // P panels.
     template <int R, int P, bool unpacked>
     static void tiles(const LinearTask& t, int panel, int row, const uint8_t* codes) {
         for (; row + R <= t.row1; row += R)
             for (int lane0 = 0; lane0 < kPanelRows; lane0 += S::W) {
-                const bool first = row == t.row0 && lane0 == 0;
-                tile<R, P, unpacked>(t, panel, row, lane0, codes, first ? after(t, panel) : nullptr);
+                const int index = lane0 ? P : (row - t.row0) / R;
+                const uint8_t* next = index < P ? upcoming(t, panel + P + index) : nullptr;
+                tile<R, P, unpacked>(t, panel, row, lane0, codes, next);
             }
         if constexpr (R > 1) tiles<R - 1, P, unpacked>(t, panel, row, codes);
     }
@@ -239,7 +241,7 @@ struct LinearKernels {
     static void unpack_to_scratch(const LinearTask& t, int panel, int count) {
         const int blocks = t.x->cols / kBlock;
         for (int p = 0; p < count; p++)
-            unpack_panel(panel_at(t, panel + p), after(t, panel + p), blocks, t.scratch + size_t(p) * blocks * 512);
+            unpack_panel(panel_at(t, panel + p), blocks, t.scratch + size_t(p) * blocks * 512);
     }
 
     static void quantized(const LinearTask& t) {

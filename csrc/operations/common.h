@@ -100,4 +100,15 @@ inline void fetch_keys(Context& context, int row0, int row1, int layer, int head
     });
 }
 
+// As fetch_keys; the values of one token, or of two, lie side by side.
+inline void fetch_values(Context& context, int row0, int row1, int layer, int head) {
+    const KvLayout& kv = context.kv;
+    const int together = kv.is_integer() ? 2 : 1, bytes = together * kv.padded_dim() * kv.element_bytes();
+    for_slots(context, row0, row1, layer, head, [&](int, uint8_t* block, int slot) {
+        for (int at = 0; at < bytes; at += 64)
+            __builtin_prefetch(block + kv.keys_bytes() + slot / together * bytes + at, 1, 2);
+        if (kv.is_integer()) __builtin_prefetch(kv.value_scales(block) + slot, 1, 2);
+    });
+}
+
 }  // namespace freehold

@@ -85,6 +85,7 @@ class CacheWrite : public Operation {
         const int head = turn.item % context.kv.heads, row0 = turn.item / context.kv.heads * kKvBlock;
         const int row1 = std::min(rows_, row0 + kKvBlock);
         fetch_keys(context, row0, row1, layer_, head);
+        fetch_values(context, row0, row1, layer_, head);
         write_keys(context, row0, row1, layer_, head, buffer_of(context, k_));
         write_values(context, row0, row1, layer_, head, buffer_of(context, v_));
     }
