@@ -124,6 +124,7 @@ inline constexpr int kRowColumns = 32;     // rows that are kept are padded to s
 inline constexpr int kKeyLevels = 8191;    // codes of Int16 lie so far either side of zero
 inline constexpr int kMaxSecondDim = 448;  // of keys of two parts
 inline constexpr int kQueryGroup = 4;      // queries of rows are padded to so many
+constexpr int padded_queries(int count) { return (count + kQueryGroup - 1) / kQueryGroup * kQueryGroup; }
 inline constexpr int kLatentQueries = 16;  // of a task at most
 
 // Queries of one token against one span of keys, all of which it sees; the values are the first parts of the keys.
@@ -144,13 +145,13 @@ constexpr size_t latent_scratch_floats(int rank, int dim) {
            kWeightCodeFloats;
 }
 constexpr size_t rank_scratch_floats(int heads, int dim) {
-    return kQueryGroup * kSpan + query_code_floats((heads + kQueryGroup - 1) / kQueryGroup * kQueryGroup, dim);
+    return kQueryGroup * kSpan + query_code_floats(padded_queries(heads), dim);
 }
 
 // Ranks of the keys of a span: ranks[k] = sum over heads of weights[head] * max(0, q[head] . k), head after head.
 struct RankTask {
     KeyRows keys;          // at most kSpan, of one part
-    const float* q;        // [num_heads rounded up to 4][first_dim]
+    const float* q;        // [num_heads rounded up to kQueryGroup][first_dim]
     const float* weights;  // [num_heads]
     int num_heads;
     float* ranks;    // [num_keys rounded up to kKvBlock]

@@ -114,7 +114,7 @@ struct LatentKernels {
         float* values = scores + kLatentQueries * kSpan;  // [kLatentQueries][stride]
         float* weight_codes = values + kLatentQueries * stride;
         const auto queries = Rows::prepare(keys, t.q, t.num_queries, weight_codes + kWeightCodeFloats);
-        const int padded = (t.num_queries + kQueryGroup - 1) / kQueryGroup * kQueryGroup;
+        const int padded = padded_queries(t.num_queries);
         for (int first = 0; first < keys.num_keys; first += kKvBlock)
             Rows::score(keys, queries, 0, padded, first, scores);
         for (int i = 0; i < t.num_queries; i += S::kValueRows) {

@@ -27,7 +27,7 @@ struct Int16Rows {
 
     static Queries prepare(const KeyRows& keys, const float* q, int count, float* scratch) {
         const int dim = keys.first_dim + keys.second_dim;
-        const int padded = (count + kQueryGroup - 1) / kQueryGroup * kQueryGroup;
+        const int padded = padded_queries(count);
         auto* codes = reinterpret_cast<int16_t*>(scratch);
         float* scales = scratch + size_t(padded) * size_t(dim) / 2;
         for (int i = 0; i < padded; i++) {

@@ -79,17 +79,17 @@ class LatentAttention : public Operation {
 
     // Even shares of the heads, and small ones where there are few rows.
     int heads_of_item(int rows, int enough) const {
-        const auto share = [&](int parts) { return ((options_.num_heads + parts - 1) / parts + 3) / 4 * 4; };
+        const auto share = [&](int parts) { return padded_queries((options_.num_heads + parts - 1) / parts); };
         int parts = (options_.num_heads + kLatentQueries - 1) / kLatentQueries;
         while (rows * parts < enough && share(parts) > kLeastHeads) parts *= 2;
         return share(parts);
     }
 
-    // [heads rounded up to 4][latent, rope], scaled.
+    // [heads rounded up to kQueryGroup][latent, rope], scaled.
     void gather_queries(Context& context, const Item& item, float* q) const {
         const int row = item.request->first_row + item.row, rank = latents_.stride;
         const int query = options_.plain_dim + rope_keys_.width;
-        std::fill_n(q, size_t((item.num_heads + 3) / 4 * 4) * size_t(query_width()), 0.0f);
+        std::fill_n(q, size_t(padded_queries(item.num_heads)) * size_t(query_width()), 0.0f);
         for (int i = 0; i < item.num_heads; i++, q += query_width()) {
             const size_t head = size_t(item.head + i);
             const float* absorbed = buffer_of(context, options_.absorbed).row(row) + head * size_t(rank);

@@ -80,7 +80,7 @@ class SelectKeys : public Operation {
         int row, span0, span1;
     };
 
-    size_t padded_heads() const { return size_t(options_.num_heads + 3) / 4 * 4; }
+    size_t padded_heads() const { return size_t(padded_queries(options_.num_heads)); }
 
     void rank(Context& context, const Item& item, int keys, float* ranks, int thread) const {
         const int row = item.request->first_row + item.row, heads = options_.num_heads;

@@ -1,8 +1,11 @@
-"""A model of one layer, for the tests of single operations."""
+"""A model of one layer, for the tests of single operations, and steps of it."""
+
+import torch
 
 from freehold import ops
 from freehold.models.config import DecoderConfig
 from freehold.models.llama import Llama
+from steps import batch_of
 
 VOCABULARY = 61
 
@@ -32,3 +35,15 @@ class OneLayer(Llama):
 
     def logits(self, parameters, hidden):
         return ops.linear(hidden, parameters["lm_head.weight"])
+
+
+def tokens_of(count, seed=0):
+    return torch.randint(0, VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def step(executor, requests):
+    """One step of [(tokens, first position, blocks)]: the logits of its last rows, as many as there may be."""
+    batch = batch_of(requests)
+    batch.logit_rows = list(range(len(batch.tokens)))[-executor.max_logit_rows :]
+    executor.run(batch)
+    return torch.tensor(executor.logits())

@@ -6,14 +6,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is the reference")
 
-from one_layer import VOCABULARY, OneLayer  # noqa: E402
+from one_layer import VOCABULARY, OneLayer, step, tokens_of  # noqa: E402
 
 from freehold import _native, ops  # noqa: E402
 from freehold.executors.native import NativeExecutor  # noqa: E402
 from freehold.executors.native.plan import Cache  # noqa: E402
 from freehold.executors.torch import TorchExecutor  # noqa: E402
 from freehold.weights.checkpoint import Checkpoint  # noqa: E402
-from steps import batch_of  # noqa: E402
 
 WIDTH = 64
 # name: (query heads, heads of keys and values, channels of a head, options)
@@ -70,18 +69,6 @@ def arrays_of(model, large=1.0):
 def native(model, arrays, **options):
     options = {"threads": 2, "kv_format": "int16"} | options
     return NativeExecutor(model, Checkpoint.from_arrays({}, arrays), num_blocks=48, **options)
-
-
-def tokens_of(count, seed=0):
-    return torch.randint(0, VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def step(executor, requests):
-    """One step of [(tokens, first position, blocks)]: the logits of its last rows, as many as there may be."""
-    batch = batch_of(requests)
-    batch.logit_rows = list(range(len(batch.tokens)))[-executor.max_logit_rows :]
-    executor.run(batch)
-    return torch.tensor(executor.logits())
 
 
 TABLE = [7, 3, *range(10, 34)]

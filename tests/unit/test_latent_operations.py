@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is the reference")
 
-from one_layer import VOCABULARY, OneLayer  # noqa: E402
+from one_layer import VOCABULARY, OneLayer, step, tokens_of  # noqa: E402
 
 from freehold import _native, ops  # noqa: E402
 from freehold.executors.native import NativeExecutor  # noqa: E402
@@ -15,7 +15,6 @@ from freehold.executors.native.plan import Cache, memory_plan  # noqa: E402
 from freehold.executors.torch import TorchExecutor  # noqa: E402
 from freehold.weights.checkpoint import Checkpoint  # noqa: E402
 from freehold.weights.tensors import Tensor  # noqa: E402
-from steps import batch_of  # noqa: E402
 
 WIDTH = 64
 FLOATS, INT16 = {}, {"dtype": None, "kv_format": "int16"}  # how rows are kept
@@ -76,18 +75,6 @@ def arrays_of(model):
 def native(model, checkpoint=None, **options):
     checkpoint = checkpoint or Checkpoint.from_arrays({}, arrays_of(model))
     return NativeExecutor(model, checkpoint, num_blocks=48, **({"threads": 2, "dtype": "float32"} | options))
-
-
-def tokens_of(count, seed=0):
-    return torch.randint(0, VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def step(executor, requests):
-    """One step of [(tokens, first position, blocks)]: the logits of its last rows, as many as there may be."""
-    batch = batch_of(requests)
-    batch.logit_rows = list(range(len(batch.tokens)))[-executor.max_logit_rows :]
-    executor.run(batch)
-    return torch.tensor(executor.logits())
 
 
 TABLE = [7, 3, *range(10, 34)]

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is the reference")
 
-from one_layer import VOCABULARY, OneLayer  # noqa: E402
+from one_layer import VOCABULARY, OneLayer, tokens_of  # noqa: E402
 
 from freehold import _native, ops  # noqa: E402
 from freehold.executors.native import NativeExecutor  # noqa: E402
@@ -77,10 +77,6 @@ def checkpoint():
         for name, shape in SHAPES.items()
     }
     return Checkpoint.from_arrays({}, arrays)
-
-
-def tokens_of(count, seed=0):
-    return torch.randint(0, VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def step(executor, requests):
