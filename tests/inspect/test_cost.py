@@ -253,10 +253,9 @@ def test_weights_of_a_real_file(real_model):
     from freehold.loading import describe
 
     told = describe(str(real_model), context=1024)
-    assert (told["parameters"], told["memory"]["kv_bytes_at_context"]) == (
-        sizes.stored_values,
-        sizes.shape.cache_bytes(1024),
-    )
+    assert told["parameters"] == sizes.stored_values
+    # The report has 16 bits for each value; this executor keeps a scale of four bytes beside 64 of them.
+    assert told["memory"]["kv_bytes_at_context"] == sizes.shape.cache_bytes(1024) * 33 // 32
 
 
 def test_chosen_experts_alone_are_read(tmp_path):

@@ -288,10 +288,10 @@ def test_wrong_guesses_change_no_bit(published):
     assert stats.draft_tokens > 0
 
 
-def bytes_of_token(name, width):
-    """In 16 bits, padded; rows other than keys and values have a scale."""
+def bytes_of_token(name, width, heads):
+    """In 16 bits, padded, with a scale for each head's vector or row."""
     if name in ("keys", "values"):
-        return 2 * (width + -width % 16)
+        return 2 * (width + -width % 16) + 4 * heads
     return 2 * (width + -width % 32) + 4
 
 
@@ -309,7 +309,8 @@ def test_the_layer_is_budgeted_and_only_loaded_where_it_is_wanted_and_fits(right
         assert not model.info["next_token_layer"] and sum(unused.values()) > 10
     more = with_layer["memory"]["kv_bytes_per_token"] - plain["kv_bytes_per_token"]
     layer = next_token_layer(model_for(checkpoint), checkpoint.tensors)
-    assert more == sum(bytes_of_token(name, width) for name, width in layer.caches()[3].tokens.items())
+    heads = layer.config.num_kv_heads
+    assert more == sum(bytes_of_token(name, width, heads) for name, width in layer.caches()[3].tokens.items())
     assert with_layer["memory"]["weights_bytes"] > plain["weights_bytes"]
     with freehold.load(right, context=400, threads=1, memory_bytes=with_layer["memory"]["total_bytes"] - 1) as model:
         assert not model.info["next_token_layer"] and model.info["memory"] == plain
