@@ -169,22 +169,22 @@ struct RowKernels {
         return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
     }
 
-    // A head's vector, in float32 or bf16, with zeros up to whole vectors.
+    // Values in float32 or bf16, with zeros behind them up to `padded`.
     template <class Element>
-    static void convert(const KvLayout& layout, const float* x, Element* out) {
-        for (int d = 0; d < layout.head_dim; d++) {
+    static void convert(const float* x, int width, int padded, Element* out) {
+        for (int c = 0; c < width; c++) {
             if constexpr (sizeof(Element) == 2)
-                out[d] = to_bf16(x[d]);
+                out[c] = to_bf16(x[c]);
             else
-                out[d] = x[d];
+                out[c] = x[c];
         }
-        std::fill(out + layout.head_dim, out + layout.padded_dim(), Element(0));
+        std::fill(out + width, out + padded, Element(0));
     }
 
     template <class Element>
     static void write_key_as(const KvLayout& layout, uint8_t* head_block, int slot, const float* key) {
         Element column[kMaxHeadDim];
-        convert(layout, key, column);
+        convert(key, layout.head_dim, layout.padded_dim(), column);
         auto* keys = reinterpret_cast<Element*>(head_block);
         for (int d = 0; d < layout.padded_dim(); d++) keys[size_t(d) * kKvBlock + slot] = column[d];
     }
@@ -192,7 +192,7 @@ struct RowKernels {
     template <class Element>
     static void write_value_as(const KvLayout& layout, uint8_t* head_block, int slot, const float* value) {
         auto* values = reinterpret_cast<Element*>(head_block + layout.keys_bytes());
-        convert(layout, value, values + size_t(slot) * layout.padded_dim());
+        convert(value, layout.head_dim, layout.padded_dim(), values + size_t(slot) * layout.padded_dim());
     }
 
     // The codes of a head's vector, with zeros behind them; returns their scale.
@@ -254,29 +254,18 @@ struct RowKernels {
         for_columns(x, width, [&](const F(&v)[V], int c) {
             for (int i = 0; i < V; i++) store_codes(out + c + i * S::W, finite ? S::mul(v[i], inverse) : S::zero());
         });
-        pad(out, width);
+        for (int c = (width + 15) / 16 * 16; c % kRowColumns; c++) out[c] = 0;  // for_columns wrote whole vectors
         return finite ? max / float(levels) : __builtin_nanf("");
     }
 
-    template <class Element>
-    static void pad(Element* out, int width) {  // from the last 16 columns on
-        for (int c = (width + 15) / 16 * 16; c % kRowColumns; c++) out[c] = 0;
-    }
-
     static void keep_row(RowFormat format, const float* x, int width, float max, uint8_t* out, float* scale) {
-        auto* codes = reinterpret_cast<int16_t*>(out);
-        auto* bf16 = reinterpret_cast<uint16_t*>(out);
-        auto* floats = reinterpret_cast<float*>(out);
-        if (format == RowFormat::Int16) {
-            *scale = quantize(x, width, max, kKeyLevels, codes);
-        } else if (format == RowFormat::BF16) {
-            for (int c = 0; c < (width + 15) / 16 * 16; c++) bf16[c] = c < width ? to_bf16(x[c]) : 0;
-            pad(bf16, width);
-        } else {
-            std::memcpy(floats, x, size_t(width) * sizeof(float));
-            std::fill(floats + width, floats + (width + 15) / 16 * 16, 0.0f);
-            pad(floats, width);
-        }
+        const int padded = (width + kRowColumns - 1) / kRowColumns * kRowColumns;
+        if (format == RowFormat::Int16)
+            *scale = quantize(x, width, max, kKeyLevels, reinterpret_cast<int16_t*>(out));
+        else if (format == RowFormat::BF16)
+            convert(x, width, padded, reinterpret_cast<uint16_t*>(out));
+        else
+            convert(x, width, padded, reinterpret_cast<float*>(out));
     }
 };
 
