@@ -47,8 +47,8 @@ class Cache:
 
     `layers`: a layer with attention -> its number among these; `rows`: (layer, name) -> index of the rows kept of each
     token; `states`: (layer, name) -> offset in a block's states, in floats. `formats`: name -> format of its elements,
-    which for rows is int16 where keys and values are int8. `num_pages` of a block, where another cache goes by
-    the same.
+    which for rows is int16 where keys and values are int8. `num_pages` of a block, where another cache goes by the
+    same.
     """
 
     def __init__(self, model: Any, *, dtype: str | None, kv_format: str, num_pages: int | None = None):
